@@ -162,7 +162,11 @@ def _adapt(source: keras.Model, target: keras.Model, path: str) -> tuple[numpy.n
     if variable_name != "kernel":
         return None
     kernel = ops.convert_to_numpy(old.kernel)
-    if isinstance(new, layers.Conv2D) and _first(target) is new and kernel.shape[:2] + kernel.shape[3:] == tuple(new.kernel.shape)[:2] + tuple(new.kernel.shape)[3:]:
+    if (
+        isinstance(new, layers.Conv2D)
+        and _first(target) is new
+        and kernel.shape[:2] + kernel.shape[3:] == tuple(new.kernel.shape)[:2] + tuple(new.kernel.shape)[3:]
+    ):
         channels = new.kernel.shape[2]
         summed = kernel.sum(axis=2, keepdims=True) / channels
         return numpy.repeat(summed, channels, axis=2), "summed over the channels, shared by the new ones"

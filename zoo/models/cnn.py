@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import keras
 
 DIGITS = {"filters": 32, "units": 64, "pixel_mean": 78.0, "pixel_std": 96.0}
-MNIST = {"convolutions": 2, "filters": 32, "units": 128, "pixel_mean": 33.0, "pixel_std": 78.0}
+MNIST = {"convolutions": 2, "filters": 16, "units": 128, "pixel_mean": 33.0, "pixel_std": 78.0}
 DOMAINS = {
     "filters": Int(8, 64, "log"),
     "blocks": Int(1, 3),

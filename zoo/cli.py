@@ -1,0 +1,80 @@
+"""The `zoo` command: finds its subcommands, runs one, and turns errors into one line and an exit status.
+
+A subcommand is a module with `HELP` (one line), `EXAMPLES` (shown by `--help`), `configure(parser)` and
+`run(arguments) -> int`. This package's stand in `zoo.commands`, one file each; other packages add theirs under the
+entry-point group `neuron_zoo.commands`. None may import TensorFlow or Keras before it runs.
+
+Exit status: 0 done; 1 failed; 2 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import logging
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+import zoo
+from zoo import commands
+from zoo.errors import ZooError
+
+ENTRY_POINT_GROUP = "neuron_zoo.commands"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `zoo` with the given arguments (the process's where None) and returns the exit status."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except ZooError as error:
+        return _fail(str(error), error.exit_status)
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "Interrupted.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `zoo list | head` closed the pipe
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}.", 1)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the parser with every subcommand that is installed."""
+    parser = argparse.ArgumentParser(prog="zoo", description="Keras models by name: pretrained, searched, exported, served.")
+    parser.add_argument("--version", action="version", version=f"neuron-zoo {zoo.__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, module in _subcommands().items():
+        subparser = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=f"examples:\n{module.EXAMPLES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.configure(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def _subcommands() -> dict[str, ModuleType]:
+    own = {module.name: importlib.import_module(f"zoo.commands.{module.name}") for module in pkgutil.iter_modules(commands.__path__)}
+    others = {entry_point.name: entry_point.load() for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+    modules = {name: module for name, module in {**others, **own}.items() if not name.startswith("_")}
+    order = ("list", "info", "predict", "train", "evaluate", "tune", "export", "serve", "demo")
+    return dict(sorted(modules.items(), key=lambda item: (order.index(item[0]) if item[0] in order else len(order), item[0])))
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stdout.flush()
+    print(f"zoo: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

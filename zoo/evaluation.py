@@ -1,0 +1,124 @@
+"""How good a model is on a set of images: accuracy with its interval, calibration, and a table per class."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    import keras
+    import numpy
+
+CALIBRATION_BINS = 15
+
+
+def evaluate(
+    model: keras.Model, images: numpy.ndarray, labels: numpy.ndarray, class_names: Sequence[str] | None = None, *, batch_size: int = 256
+) -> dict[str, Any]:
+    """Evaluates a classifier.
+
+    Args:
+        model: From images to logits `(batch, classes)`.
+        images: `(n, height, width, channels)`, values 0..255.
+        labels: `(n,)`, whole numbers from 0 to below the number of classes.
+        class_names: One per class; their numbers where None.
+        batch_size: Images per step.
+
+    Returns:
+        JSON-ready data:
+
+        - `images`: how many;
+        - `accuracy`: share of right answers, 0..1;
+        - `accuracy_interval`: its 95 % Wilson score interval `[low, high]` (Wilson, 1927, doi:10.1080/01621459.1927.10502953);
+        - `negative_log_likelihood`: mean, in nats;
+        - `expected_calibration_error`: 0..1, over 15 bins of confidence (Guo et al., 2017, arXiv:1706.04599);
+        - `images_per_second`: throughput of this evaluation, after one warm-up batch;
+        - `classes`: per class `name`, `images`, `precision`, `recall`, `f1`;
+        - `confusion`: row = true class, column = predicted class.
+
+    Raises:
+        UsageError: No images, or another number of labels than images, or a label that the model has no logit for.
+
+    Example:
+        >>> import zoo
+        >>> digits = zoo.load_dataset("digits", "test")
+        >>> result = zoo.evaluate(zoo.create_model("cnn.digits", pretrained=True), digits.images, digits.labels)
+        >>> result["images"], result["accuracy"] > 0.95
+        (360, True)
+    """
+    from scipy.stats import binomtest
+    from sklearn import metrics
+
+    classes = model.output_shape[-1]
+    if len(images) != len(labels) or not len(labels):
+        raise UsageError(f"Evaluation needs as many labels as images, and at least one. Received: {len(images)} images, {len(labels)} labels.")
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise UsageError(f"The model {model.name} has {classes} classes, but the labels run from {labels.min()} to {labels.max()}.")
+    names = [str(index) for index in range(classes)] if class_names is None else list(class_names)
+    logits, seconds = _logits(model, images, batch_size)
+    probabilities = softmax(logits)
+    predicted = probabilities.argmax(axis=1)
+    right = int((predicted == labels).sum())
+    interval = binomtest(right, len(labels)).proportion_ci(method="wilson")
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(labels, predicted, labels=range(classes), zero_division=0.0)
+    return {
+        "images": len(labels),
+        "accuracy": right / len(labels),
+        "accuracy_interval": [float(interval.low), float(interval.high)],
+        "negative_log_likelihood": float(metrics.log_loss(labels, probabilities, labels=list(range(classes)))),
+        "expected_calibration_error": expected_calibration_error(probabilities, labels),
+        "images_per_second": round(len(labels) / seconds, 1),
+        "classes": [
+            {
+                "name": names[index],
+                "images": int(support[index]),
+                "precision": float(precision[index]),
+                "recall": float(recall[index]),
+                "f1": float(f1[index]),
+            }
+            for index in range(classes)
+        ],
+        "confusion": metrics.confusion_matrix(labels, predicted, labels=range(classes)).tolist(),
+    }
+
+
+def softmax(logits: numpy.ndarray) -> numpy.ndarray:
+    """Turns logits `(n, classes)` into probabilities, in float64."""
+    from scipy.special import softmax as scipy_softmax
+
+    return scipy_softmax(logits.astype("float64"), axis=1)
+
+
+def expected_calibration_error(probabilities: numpy.ndarray, labels: numpy.ndarray, bins: int = CALIBRATION_BINS) -> float:
+    """Returns the mean distance between confidence and accuracy over equal bins of confidence, weighted by their size.
+
+    Args:
+        probabilities: `(n, classes)`, rows sum to 1.
+        labels: `(n,)`.
+        bins: How many bins divide (0, 1].
+
+    Example:
+        >>> import numpy
+        >>> round(expected_calibration_error(numpy.array([[0.8, 0.2], [0.8, 0.2]]), numpy.array([0, 1])), 3)
+        0.3
+    """
+    import numpy
+
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    index = numpy.clip(numpy.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = numpy.bincount(index, weights=right - confidence, minlength=bins)
+    return float(numpy.abs(gaps).sum() / len(labels))
+
+
+def _logits(model: keras.Model, images: numpy.ndarray, batch_size: int) -> tuple[numpy.ndarray, float]:
+    """The logits of all images, and the seconds they took after a first batch has compiled the model."""
+    model.predict(images[:batch_size], batch_size=batch_size, verbose=0)
+    if remainder := len(images) % batch_size:
+        model.predict(images[:remainder], batch_size=batch_size, verbose=0)
+    started = time.perf_counter()
+    logits = model.predict(images, batch_size=batch_size, verbose=0)
+    return logits, time.perf_counter() - started

@@ -1,0 +1,509 @@
+"""From a recipe to a run directory with trained weights, exactly resumable.
+
+A run directory holds
+
+    recipe.json        what is being trained
+    environment.json   versions, processor, commit
+    checkpoint.npz     everything the run needs to go on from its last whole epoch
+    history.csv        one row per epoch
+    tensorboard/       the same for TensorBoard
+    model.weights.h5   the final weights, and
+    card.json          what they are: present once the run has ended
+
+A run that is killed at any moment and started again with the same recipe goes on from its last whole epoch, and ends with
+the same bits as one that was never killed: the order of the images follows from the seed and the epoch, and the state of
+every random generator is part of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import math
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.cards import Card
+from zoo.datasets import load_dataset
+from zoo.environment import environment
+from zoo.errors import TrainingError, UsageError
+from zoo.evaluation import evaluate
+from zoo.factory import RUN_CARD, RUN_WEIGHTS, create_model
+from zoo.files import atomic_file, sha256, write_text
+from zoo.optimizers import create_optimizer, optimizer_info
+from zoo.registry import resolve
+from zoo.specs import Recipe
+
+if TYPE_CHECKING:
+    import keras
+    import numpy
+
+    from zoo.datasets import Dataset
+
+RECIPE = "recipe.json"
+CHECKPOINT = "checkpoint.npz"
+HISTORY = "history.csv"
+STEPS_PER_EXECUTION = 32
+Progress = Callable[[Mapping[str, float]], None]
+
+
+def train(
+    recipe: Recipe,
+    directory: str | Path | None = None,
+    *,
+    data_dir: str | Path | None = None,
+    progress: bool = True,
+    restart: bool = False,
+) -> Card:
+    """Trains a model as a recipe says, or goes on with a run that was interrupted.
+
+    Args:
+        recipe: The whole configuration.
+        directory: The run directory; `runs/<model>-<dataset>-<fingerprint>` where None. If it holds an unfinished run of
+            the same recipe, the run goes on; if a finished one, its card is returned at once.
+        data_dir: Where TFDS keeps its data sets; see `zoo.load_dataset`.
+        progress: Shows a progress bar with the time that is left (lines, where the output is no terminal).
+        restart: Discards what an earlier run left in the directory.
+
+    Returns:
+        The card of the trained model; `zoo.load_trained(directory)` loads both.
+
+    Raises:
+        TrainingError: The loss became NaN or infinite, or the directory holds a run of another recipe.
+        UsageError: Model and data set do not fit together.
+        DatasetError: The data set cannot be loaded.
+
+    Example:
+        >>> import tempfile, zoo
+        >>> recipe = zoo.Recipe("relu_mlp", "digits", hyperparameters={"units": 64}, epochs=2, learning_rate=0.003)
+        >>> card = zoo.train(recipe, tempfile.mkdtemp(), progress=False)
+        >>> card.results["test"]["accuracy"] > 0.7
+        True
+    """
+    directory = default_directory(recipe) if directory is None else Path(directory)
+    _claim(directory, recipe, restart)
+    if (directory / RUN_CARD).is_file():
+        return Card.read(directory / RUN_CARD)
+    training, validation = load_training_data(recipe, data_dir)
+    run = _Run(recipe, directory, training, validation)
+    run.restore()
+    try:
+        run.fit(progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted after epoch {run.epoch} of {recipe.epochs}. Go on with: zoo train {directory}") from None
+    return run.finish(load_dataset(recipe.dataset, "test", data_dir=data_dir))
+
+
+def default_directory(recipe: Recipe) -> Path:
+    """Returns the run directory that belongs to a recipe: `runs/<model>-<dataset>-<fingerprint>`."""
+    return Path("runs") / f"{recipe.model}-{Path(recipe.dataset).name}-{recipe.fingerprint()}"
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Reads a recipe from a JSON file, or from a run directory.
+
+    Raises:
+        UsageError: The file is missing or is no recipe.
+    """
+    path = Path(path)
+    path = path / RECIPE if path.is_dir() else path
+    try:
+        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UsageError(f"The recipe {path} cannot be read: {error.strerror or error}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"The recipe {path} is not JSON: {error}.") from None
+
+
+def write_recipe(recipe: Recipe, path: str | Path) -> None:
+    """Writes a recipe as JSON, atomically."""
+    write_text(path, json.dumps(recipe.to_dict(), indent=2) + "\n")
+
+
+def load_training_data(recipe: Recipe, data_dir: str | Path | None = None) -> tuple[Dataset, Dataset | None]:
+    """Returns the images a recipe trains on, and its validation images (None where it holds none out)."""
+    if not recipe.validate:
+        return load_dataset(recipe.dataset, "train", data_dir=data_dir), None
+    return load_dataset(recipe.dataset, "train_minus_validation", data_dir=data_dir), load_dataset(recipe.dataset, "validation", data_dir=data_dir)
+
+
+def build(recipe: Recipe, dataset: Dataset) -> tuple[keras.Model, dict[str, Any]]:
+    """Builds a recipe's model for a data set, before training.
+
+    A name without a tag takes the data set's shape and classes, and standardizes by the training images' mean and
+    standard deviation unless the recipe gives its own `pixel_mean` and `pixel_std`.
+
+    Returns:
+        The model, and all of its hyperparameters.
+
+    Raises:
+        UsageError: The recipe names a tag whose input or classes are not the data set's.
+    """
+    spec, weights = resolve(recipe.model)
+    input_shape, num_classes = dataset.images.shape[1:], len(dataset.spec.class_names)
+    if weights and (tuple(weights.input_shape) != input_shape or weights.num_classes != num_classes):
+        raise UsageError(
+            f"{recipe.model} takes images of shape {tuple(weights.input_shape)} and has {weights.num_classes} classes, but {recipe.dataset} has images of "
+            f"shape {input_shape} and {num_classes} classes. Use {spec.name!r}, without the tag, for another data set."
+        )
+    hyperparameters = {**(weights.hyperparameters if weights else _standardization(spec.defaults, dataset)), **recipe.hyperparameters}
+    shape = {"input_shape": input_shape, "num_classes": num_classes}
+    if recipe.initial_weights:
+        model = create_model(recipe.initial_weights, pretrained=True, **shape, **recipe.hyperparameters)
+        origin, tag = resolve(recipe.initial_weights)
+        if origin.name != spec.name:
+            raise UsageError(f"The recipe trains {spec.name}, so initial_weights must be a tag of it. Received: {recipe.initial_weights!r}.")
+        hyperparameters = {**(tag or origin.weights()).hyperparameters, **recipe.hyperparameters}
+    else:
+        model = create_model(spec.name, **shape, **hyperparameters)
+    return model, {**spec.defaults, **hyperparameters}
+
+
+def compile_model(model: keras.Model, recipe: Recipe, steps: int) -> None:
+    """Compiles a model with the recipe's optimizer, schedule over `steps` steps, loss and accuracy."""
+    from keras.metrics import SparseCategoricalAccuracy
+
+    averaging = {} if recipe.ema is None else {"use_ema": True, "ema_momentum": recipe.ema}
+    optimizer = create_optimizer(recipe.optimizer, schedule(recipe, steps), **{**recipe.optimizer_arguments, **averaging})
+    model.compile(optimizer, loss(recipe), metrics=[SparseCategoricalAccuracy(name="accuracy")], **_execution())
+
+
+def schedule(recipe: Recipe, steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """Returns the learning rate as a function of the step, from 0 to `steps`."""
+    from keras.optimizers import schedules
+
+    peak = optimizer_info(recipe.optimizer).learning_rate if recipe.learning_rate is None else recipe.learning_rate
+    rise = max(1, round(steps * (0.3 if recipe.schedule == "one_cycle" else recipe.warmup)))
+    fall = max(1, steps - rise)
+    if recipe.schedule == "constant":
+        return schedules.PolynomialDecay(0.0, rise, peak) if recipe.warmup else peak
+    if recipe.schedule == "linear":
+        return _linear(peak, rise, fall) if recipe.warmup else schedules.PolynomialDecay(peak, steps, 0.0)
+    if recipe.schedule == "cosine" and not recipe.warmup:
+        return schedules.CosineDecay(peak, steps)
+    start = peak / 25 if recipe.schedule == "one_cycle" else 0.0
+    return schedules.CosineDecay(start, fall, warmup_target=peak, warmup_steps=rise)
+
+
+def _linear(peak: float, rise: int, fall: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    from keras import ops
+    from keras.optimizers import schedules
+
+    class LinearWarmupDecay(schedules.LearningRateSchedule):
+        """A straight line up to the peak, then a straight line down to zero."""
+
+        def __call__(self, step: Any) -> Any:
+            step = ops.cast(step, "float32")
+            return peak * ops.minimum(step / rise, ops.maximum(rise + fall - step, 0.0) / fall)
+
+        def get_config(self) -> dict[str, Any]:
+            return {"peak": peak, "rise": rise, "fall": fall}
+
+    return LinearWarmupDecay()
+
+
+def loss(recipe: Recipe) -> keras.losses.Loss | Callable[[Any, Any], Any]:
+    """Returns cross-entropy on logits, with the recipe's label smoothing."""
+    import keras
+    from keras import ops
+
+    if not recipe.label_smoothing:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def smoothed_cross_entropy(labels: Any, logits: Any) -> Any:
+        targets = ops.one_hot(ops.reshape(ops.cast(labels, "int32"), (-1,)), logits.shape[-1])
+        return keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=recipe.label_smoothing)
+
+    return smoothed_cross_entropy
+
+
+def order(seed: int, epoch: int, images: int) -> numpy.ndarray:
+    """Returns the order in which an epoch shows the training images: a permutation that only depends on its arguments."""
+    import numpy
+
+    return numpy.random.default_rng([seed, epoch]).permutation(images)
+
+
+@contextlib.contextmanager
+def precision(policy: str) -> Iterator[None]:
+    """Builds the models of its block with a Keras dtype policy, and restores the previous one."""
+    import keras
+
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(previous)
+
+
+def _execution() -> dict[str, Any]:
+    """How Keras runs a step: XLA is the only way with JAX, and slows convolutions down on TensorFlow's CPU."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return {"jit_compile": True}
+    return {"jit_compile": False, "steps_per_execution": STEPS_PER_EXECUTION}
+
+
+def _standardization(defaults: Mapping[str, Any], dataset: Dataset) -> dict[str, float]:
+    if not {"pixel_mean", "pixel_std"} <= set(defaults):
+        return {}
+    return {"pixel_mean": round(float(dataset.images.mean()), 2), "pixel_std": max(1.0, round(float(dataset.images.std()), 2))}
+
+
+def _claim(directory: Path, recipe: Recipe, restart: bool) -> None:
+    """Makes the directory this recipe's, or raises if it is another's."""
+    if restart:
+        for name in (RUN_CARD, RUN_WEIGHTS, CHECKPOINT, HISTORY, RECIPE):
+            (directory / name).unlink(missing_ok=True)
+    if (directory / RECIPE).is_file():
+        found = read_recipe(directory)
+        if found != recipe:
+            old, new = found.to_dict(), recipe.to_dict()
+            changes = ", ".join(f"{key} {old[key]!r} -> {new[key]!r}" for key in new if old.get(key) != new[key])
+            raise TrainingError(f"{directory} holds a run of another recipe ({changes}). Choose another directory, or restart it with --restart.")
+        return
+    if directory.is_dir() and any(directory.iterdir()) and not restart:
+        raise TrainingError(f"{directory} is not empty and holds no training run. Choose another directory.")
+    write_recipe(recipe, directory / RECIPE)
+    write_text(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+
+class _Run:
+    """One training run: the model under training, its data, and its place in the recipe."""
+
+    def __init__(self, recipe: Recipe, directory: Path, training: Dataset, validation: Dataset | None) -> None:
+        import keras
+
+        from zoo.augmentation import Augment
+
+        keras.utils.set_random_seed(recipe.seed)
+        self.recipe, self.directory, self.training, self.validation = recipe, directory, training, validation
+        self.batch_size = min(recipe.batch_size, len(training.labels))
+        self.steps = len(training.labels) // self.batch_size
+        with precision(recipe.precision), _deterministic():
+            self.model, self.hyperparameters = build(recipe, training)
+            image = keras.Input(self.model.input_shape[1:], name="image")
+            self.trainer = keras.Model(image, self.model(Augment(recipe.augmentation, recipe.seed)(image)), name=self.model.name)
+        compile_model(self.trainer, recipe, self.steps * recipe.epochs)
+        self.trainer.optimizer.build(self.trainer.trainable_variables)
+        self.epoch = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, float]] = []
+        self.best: list[numpy.ndarray] = []
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Takes up the state of the last whole epoch, if there is one."""
+        import numpy
+
+        path = self.directory / CHECKPOINT
+        if not path.is_file():
+            return
+        try:
+            with numpy.load(path) as arrays:
+                progress = json.loads(str(arrays["progress"]))
+                variables = self._variables()
+                values = [arrays[f"variable_{index}"] for index in range(len(variables))]
+                self.best = [arrays[f"best_{index}"] for index in range(progress["best"])]
+                for variable, value in zip(variables, values, strict=True):
+                    variable.assign(value)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise TrainingError(f"The checkpoint {path} cannot be read ({error}). Start the run anew with --restart.") from None
+        self.epoch, self.seconds, self.history = progress["epoch"], progress["seconds"], progress["history"]
+
+    def save(self) -> None:
+        """Writes the state after a whole epoch, atomically, then the history that follows from it."""
+        import numpy
+        from keras import ops
+
+        progress = {"epoch": self.epoch, "seconds": self.seconds, "history": self.history, "best": len(self.best)}
+        arrays = {f"variable_{index}": ops.convert_to_numpy(variable) for index, variable in enumerate(self._variables())}
+        arrays |= {f"best_{index}": value for index, value in enumerate(self.best)}
+        with atomic_file(self.directory / CHECKPOINT) as temporary, temporary.open("wb") as file:
+            numpy.savez(file, progress=json.dumps(progress), **arrays)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(self.history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        write_text(self.directory / HISTORY, table.getvalue())
+
+    def _variables(self) -> list[Any]:
+        return [*self.trainer.variables, *self.trainer.optimizer.variables]
+
+    @property
+    def stopped_early(self) -> bool:
+        patience = self.recipe.early_stopping
+        return patience is not None and self.epoch - self._best_epoch() >= patience
+
+    def _best_epoch(self) -> int:
+        """The first epoch, counted from 1, with the highest validation accuracy; 0 before any."""
+        accuracies = [row["val_accuracy"] for row in self.history]
+        return accuracies.index(max(accuracies)) + 1 if accuracies else 0
+
+    # -- work ----------------------------------------------------------------------------------------------------------
+
+    def fit(self, progress: bool) -> None:
+        """Trains the epochs that are left."""
+        from zoo.progress import progress_callback
+
+        if self.epoch >= self.recipe.epochs or self.stopped_early:
+            return
+        callbacks = [self._callback(), *self._tensorboard()]
+        if progress:
+            callbacks.append(progress_callback(self.recipe, self.steps, self.epoch))
+        validation = None if self.validation is None else (self.validation.images, self.validation.labels)
+        with _deterministic():
+            self.trainer.fit(
+                _pipeline(self),
+                shuffle=False,
+                epochs=self.recipe.epochs,
+                initial_epoch=self.epoch,
+                validation_data=validation,
+                validation_batch_size=1000,
+                callbacks=callbacks,
+                verbose=0,
+            )
+
+    def finish(self, test: Dataset) -> Card:
+        """Evaluates once on the test images and writes weights and card; the card makes the run a finished one."""
+        if self.recipe.ema is not None:
+            self.trainer.optimizer.finalize_variable_values(self.trainer.trainable_variables)
+        model, _ = build(dataclasses.replace(self.recipe, initial_weights=None, hyperparameters=self.hyperparameters), self.training)
+        values = self.best or [variable.numpy() for variable in self._weights()]
+        for variable, value in zip(_stored(model), values, strict=True):
+            variable.assign(value)
+        results = {"validation": self.validation, "test": test}
+        names = self.training.spec.class_names
+        measured = {split: evaluate(model, data.images, data.labels, names) for split, data in results.items() if data}
+        with atomic_file(self.directory / RUN_WEIGHTS) as temporary:
+            model.save_weights(temporary)
+        card = Card(
+            name=self.directory.name,
+            model=resolve(self.recipe.model)[0].name,
+            hyperparameters=self.hyperparameters,
+            input_shape=tuple(int(size) for size in model.input_shape[1:]),
+            num_classes=len(names),
+            class_names=tuple(names),
+            dataset=self.recipe.dataset,
+            light_on_dark=self.training.spec.light_on_dark,
+            recipe=self.recipe.to_dict(),
+            sha256=sha256(self.directory / RUN_WEIGHTS),
+            parameters=model.count_params(),
+            results=measured,
+            seconds=round(self.seconds, 1),
+            environment=environment(),
+        )
+        card.write(self.directory / RUN_CARD)
+        return card
+
+    def _weights(self) -> list[Any]:
+        return _stored(self.model)
+
+    def _callback(self) -> keras.callbacks.Callback:
+        import keras
+
+        run = self
+
+        class Bookkeeping(keras.callbacks.Callback):
+            """Stops a diverged run, and writes down every whole epoch."""
+
+            def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+                self.started = time.perf_counter()
+
+            def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+                value = float((logs or {})["loss"])
+                if not math.isfinite(value):
+                    rate = run.recipe.learning_rate or optimizer_info(run.recipe.optimizer).learning_rate
+                    raise TrainingError(
+                        f"The loss became {value} in epoch {run.epoch + 1}, by step {batch + 1} of {run.steps}: the run diverged. "
+                        f"Lower the learning rate (it is {rate:g}) or add warm-up, then start the run with --restart."
+                    )
+
+            def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+                measured = {name: round(float(value), 6) for name, value in (logs or {}).items()}
+                seconds = time.perf_counter() - self.started
+                run.epoch, run.seconds = epoch + 1, run.seconds + seconds
+                run.history.append({"epoch": run.epoch, **measured, "seconds": round(seconds, 3)})
+                if run.recipe.early_stopping is not None:
+                    if run._best_epoch() == run.epoch:
+                        run.best = [variable.numpy() for variable in run._weights()]
+                    self.model.stop_training = run.stopped_early
+                run.save()
+
+        return Bookkeeping()
+
+    def _tensorboard(self) -> list[keras.callbacks.Callback]:
+        import importlib.util
+
+        import keras
+
+        if not all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")):
+            return []
+        return [keras.callbacks.TensorBoard(self.directory / "tensorboard", write_graph=False)]
+
+
+def _stored(model: keras.Model) -> list[Any]:
+    """The variables that a weight file is about: everything but the states of random generators."""
+    return model.weights
+
+
+@contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    """Has TensorFlow choose operations whose results repeat bit by bit."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+    from tensorflow.python.framework import config
+
+    before = config.is_op_determinism_enabled()
+    tf.config.experimental.enable_op_determinism()
+    try:
+        yield
+    finally:
+        if not before:
+            config.disable_op_determinism()
+
+
+def _pipeline(run: _Run) -> Any:
+    """The batches of the run's next epoch, one pass per iteration: a tf.data.Dataset, or a PyDataset under other backends."""
+    import keras
+
+    images, labels, seed = run.training.images, run.training.labels, run.recipe.seed
+    steps, batch_size = run.steps, run.batch_size
+
+    def batches() -> numpy.ndarray:
+        return order(seed, run.epoch, len(labels))[: steps * batch_size].reshape(steps, batch_size)
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        all_images, all_labels = tf.constant(images), tf.constant(labels)
+        drawn = tf.data.Dataset.range(1).map(lambda _: tf.ensure_shape(tf.numpy_function(batches, [], tf.int64, stateful=True), (steps, batch_size)))
+        rows = drawn.flat_map(tf.data.Dataset.from_tensor_slices)
+        gathered = rows.map(lambda row: (tf.gather(all_images, row), tf.gather(all_labels, row)))
+        return gathered.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(8)
+
+    class Batches(keras.utils.PyDataset):
+        """Gathers each batch from the arrays in memory."""
+
+        def __len__(self) -> int:
+            return steps
+
+        def __getitem__(self, index: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+            if index == 0 or not hasattr(self, "rows"):
+                self.rows = batches()
+            return images[self.rows[index]], labels[self.rows[index]]
+
+    return Batches()
