@@ -6,7 +6,7 @@
 #     make test ARGS='-k registry -x'         with these arguments to pytest
 
 PYTHON ?=
-WORKERS ?= logical
+WORKERS ?= logical --maxprocesses 4
 ARGS =
 
 VENV = .venv
@@ -14,7 +14,7 @@ BIN = $(VENV)/bin
 SETTINGS = pyproject.toml setup.cfg constraints.txt
 SUPPORTED = (3, 11) <= sys.version_info[:2] <= (3, 13)
 # One thread for each worker: two workers on two cores must not compete.
-PYTEST = TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
+PYTEST = TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help demo test test-all coverage lint format weights clean
 
@@ -76,7 +76,7 @@ endef
 # python3.11 comes first because the set in constraints.txt was recorded with it. A name on PATH may be a stub that does
 # not run, and Debian's python3 may lack venv: hence the trial.
 $(BIN)/python:
-	@for python in $(if $(PYTHON),'$(PYTHON)',python3.11 python3.12 python3.13 python3 python); do \
+	@found=; for python in $(if $(PYTHON),'$(PYTHON)',python3.11 python3.12 python3.13 python3 python); do \
 		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not $(SUPPORTED))' >/dev/null 2>&1; then found=$$python; break; fi; \
 	done; \
 	if command -v uv >/dev/null && [ -n "$$found$(if $(PYTHON),,uv finds or fetches one)" ]; then \
