@@ -88,7 +88,7 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
         if name not in available and name not in layers:
             raise unknown("level", name, [*available, *(layer for layer in closest(name, layers) if layer not in available)])
         outputs[name] = available[name] if name in available else layers[name]
-    return keras.Model(model.inputs, outputs, name=f"{model.name}_features")
+    return keras.Model(model.input, outputs, name=f"{model.name}_features")
 
 
 def _levels(model: keras.Model) -> dict[str, Any]:
