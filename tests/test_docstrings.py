@@ -13,7 +13,7 @@ import pytest
 
 import zoo
 
-OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.REPORT_ONLY_FIRST_FAILURE
 
 
 def modules() -> Iterator[ModuleType]:
