@@ -29,16 +29,28 @@ ENTRY_POINT_GROUP = "neuron_zoo.commands"
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `zoo` with the given arguments (the process's where None) and returns the exit status."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    arguments = build_parser().parse_args(argv)
     try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # so that a closed pipe or a full disk shows here, and not when the interpreter ends
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader has what it wanted, as in `zoo list | head`
+            return 0
+        return _fail(f"The output cannot be written: {error.strerror or error}.", 1)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = build_parser().parse_args(argv)
         return int(arguments.run(arguments))
     except ZooError as error:
         return _fail(str(error), error.exit_status)
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "Interrupted.", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `zoo list | head` closed the pipe
-        return 0
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}.", 1)

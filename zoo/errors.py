@@ -73,7 +73,7 @@ def unknown(kind: str, received: str, valid: Iterable[str], *, plural: str | Non
         "Unknown optimizer 'adm'. Did you mean 'adam'? Valid optimizers: adam, sgd."
     """
     names = sorted(valid)
-    matches = closest(received, names)
+    matches = closest(str(received), names)
     hint = f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
     plural = plural or f"{kind}s"
     listing = f"Valid {plural}: {', '.join(names)}." if names else f"There are no {plural}."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.cards import Card
 from zoo.errors import WeightsError
-from zoo.registry import build_model, resolve
+from zoo.registry import build_model, list_models, resolve
 from zoo.weights import load_weights, pretrained_card, pretrained_file, transfer
 
 if TYPE_CHECKING:
@@ -93,11 +93,12 @@ def load_trained(source: str | Path) -> tuple[keras.Model, Card]:
         '3'
     """
     directory = Path(source)
-    if not directory.is_dir():
+    finished = (directory / RUN_CARD).is_file()
+    if not finished and (not directory.is_dir() or str(source).partition(".")[0] in list_models()):
         spec, weights = resolve(str(source))
         weights = weights or spec.weights()
         return create_model(f"{spec.name}.{weights.tag}", pretrained=True), pretrained_card(spec.name, weights)
-    if not (directory / RUN_CARD).is_file():
+    if not finished:
         raise WeightsError(f"{directory} holds no finished training run: it has no {RUN_CARD}. `zoo train --out {directory}` makes or resumes one.")
     card = Card.read(directory / RUN_CARD)
     model = build_model(resolve(card.model)[0], card.input_shape, card.num_classes, card.hyperparameters)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,7 +31,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{target.name}")
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{target.name}")
     try:
         yield temporary
         _sync(temporary)
@@ -44,9 +46,11 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary sibling directory of `path`, and renames it to `path` when the block ends.
 
     Raises:
-        FileExistsError: `path` exists and is not empty.
+        FileExistsError: `path` exists and is no empty directory; before the block runs, or after it where another writer
+            was faster.
     """
     target = Path(path)
+    _require_vacant(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
     try:
@@ -55,7 +59,11 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         for child in temporary.rglob("*"):
             _sync(child)
         _sync(temporary)
-        temporary.rename(target)
+        try:
+            temporary.rename(target)
+        except OSError:
+            _require_vacant(target)
+            raise
         _sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -71,6 +79,11 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """Returns the SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_vacant(target: Path) -> None:
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
 
 
 def _sync(path: Path) -> None:

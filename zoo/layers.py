@@ -58,12 +58,12 @@ def level_names(model: keras.Model) -> list[str]:
     return list(_levels(model))
 
 
-def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -> keras.Model:
+def feature_extractor(model: keras.Model, levels: Sequence[str] | str | None = None) -> keras.Model:
     """Returns a model with the same input that gives the activations of every level at once.
 
     Args:
         model: A model of the zoo, or any functional model whose layers are named `level_operation`.
-        levels: Names of levels, or of single layers such as `"block1_conv1"`; all levels where None.
+        levels: Names of levels, or of single layers such as `"block1_conv1"`; one name; all levels where None.
 
     Returns:
         A `keras.Model` from `image` to a dict: level -> activations, float32, batch first. The layers are shared with
@@ -71,6 +71,7 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
 
     Raises:
         UnknownNameError: The model has no such level or layer.
+        UsageError: `levels` is empty.
 
     Example:
         >>> import numpy, zoo
@@ -84,7 +85,10 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
     available = _levels(model)
     layers = {layer.name: layer.output for layer in model.layers}
     outputs: dict[str, Any] = {}
-    for name in available if levels is None else levels:
+    names = list(available) if levels is None else [levels] if isinstance(levels, str) else list(levels)
+    if not names:
+        raise UsageError(f"levels must name at least one level. Received: none. Levels of {model.name}: {', '.join(available)}.")
+    for name in names:
         if name not in available and name not in layers:
             raise unknown("level", name, [*available, *(layer for layer in closest(name, layers) if layer not in available)])
         outputs[name] = available[name] if name in available else layers[name]

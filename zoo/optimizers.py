@@ -115,7 +115,7 @@ _OPTIMIZERS = (
         family="adaptive",
         keras_class="AdamW",
         learning_rate=1e-3,
-        defaults={},
+        defaults={"weight_decay": 0.01},
         domains={**_ADAM, "learning_rate": Float(1e-4, 1e-2, "log"), "weight_decay": Float(5e-3, 1.0, "log")},
         reference="Loshchilov, Hutter, Decoupled Weight Decay Regularization, 2017, https://arxiv.org/abs/1711.05101",
         description="adam whose weights also shrink by a fixed share per step",
@@ -231,6 +231,8 @@ def create_optimizer(
         ('SGD', 0.9)
     """
     import inspect
+    import math
+    import numbers
 
     import keras
 
@@ -241,6 +243,10 @@ def create_optimizer(
         if key not in valid:
             raise unknown(f"argument of {name}", key, valid, plural=f"arguments of {name}")
     rate = spec.learning_rate if learning_rate is None else learning_rate
+    if isinstance(rate, numbers.Real):
+        rate = float(rate)  # Keras takes no whole numbers here
+        if not (rate > 0 and math.isfinite(rate)):
+            raise UsageError(f"learning_rate must be a finite number above 0, or a Keras schedule. Received: {learning_rate!r}.")
     try:
         return keras_class(learning_rate=rate, **{**spec.defaults, **arguments})
     except (TypeError, ValueError) as error:

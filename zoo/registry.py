@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
+import numbers
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,12 @@ def register_model(
         >>> zoo.unregister_model("linear_probe")
     """
 
+    if name is not None and not isinstance(name, str):
+        raise UsageError(f"register_model takes the model's name, or nothing: write @register_model(). Received: {name!r}.")
+
     def decorate(builder: Callable[..., keras.Model]) -> Callable[..., keras.Model]:
+        if not builder.__module__.startswith("zoo.models."):
+            _load_own()  # so that a taken name is refused here, and not at the first look-up
         family = name or builder.__name__
         defaults = _hyperparameters(builder)
         tags = pretrained if isinstance(pretrained, Mapping) else {family: pretrained}
@@ -160,7 +166,7 @@ def resolve(name: str) -> tuple[ModelSpec, WeightsSpec | None]:
         raise UsageError(f"A model's name is a string such as 'cnn_bn.mnist'. Received: {name!r}.")
     model, dot, tag = name.partition(".")
     if model not in _models:
-        raise unknown("model", model, _models)
+        raise unknown("model", name if "/" in name else model, _models)
     spec = _models[model]
     return spec, spec.weights(tag) if dot else None
 
@@ -185,22 +191,32 @@ def build_model(
         arguments["input_shape"] = _checked_shape(input_shape)
     if num_classes is not None:
         arguments["num_classes"] = _checked_classes(num_classes)
-    model = spec.builder(**{**spec.defaults, **arguments})
+    try:
+        model = spec.builder(**{**spec.defaults, **arguments})
+    except ZooError:
+        raise
+    except (TypeError, ValueError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "its defaults"
+        raise UsageError(f"{spec.name} cannot be built with {given}: {str(error).partition(chr(10))[0]}") from error
     model.name = spec.name
     return model
 
 
 def _checked_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
-    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+    if len(shape) != 3 or not all(_whole(size) and size > 0 for size in shape):
         raise UsageError(f"input_shape must be (height, width, channels), each a whole number above 0. Received: {input_shape!r}.")
-    return shape
+    return tuple(int(size) for size in shape)
 
 
 def _checked_classes(num_classes: int) -> int:
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 2:
+    if not _whole(num_classes) or num_classes < 2:
         raise UsageError(f"num_classes must be a whole number above 1. Received: {num_classes!r}.")
-    return num_classes
+    return int(num_classes)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _hyperparameters(builder: Callable[..., Any]) -> dict[str, Any]:
@@ -227,13 +243,20 @@ def _check_name(spec: ModelSpec) -> None:
 
 
 @functools.cache
-def _load_all() -> None:
-    """Imports the modules that register models: this package's, then other packages'."""
+def _load_own() -> None:
+    """Imports this package's modules that register models."""
     package = importlib.import_module("zoo.models")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"zoo.models.{module.name}")
+
+
+@functools.cache
+def _load_all() -> None:
+    """Imports the modules that register models: this package's, then other packages'."""
+    _load_own()
     for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
             entry_point.load()
-        except ZooError as error:
-            raise type(error)(f"The models of {entry_point.value!r} (entry point {entry_point.name!r}) could not be registered: {error}") from error
+        except Exception as error:
+            kind = type(error) if isinstance(error, ZooError) else ZooError
+            raise kind(f"The models of {entry_point.value!r} (entry point {entry_point.name!r}) could not be registered: {error}") from error

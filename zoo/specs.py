@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from zoo.errors import UsageError, unknown
+from zoo.errors import UnknownNameError, UsageError, unknown
 
 Sampling = Literal["linear", "log", "complement_log"]
 
@@ -125,12 +125,14 @@ class ModelSpec:
         Raises:
             UnknownNameError: The model has no such tag, or no weights at all.
         """
-        if tag is None and self.pretrained:
+        if tag is None:
+            if not self.pretrained:
+                raise UnknownNameError(f"The model {self.name} has no pretrained weights.")
             return self.pretrained[0]
         for weights in self.pretrained:
             if weights.tag == tag:
                 return weights
-        raise unknown(f"tag of {self.name}", tag or "(default)", [weights.tag for weights in self.pretrained], plural=f"tags of {self.name}")
+        raise unknown(f"tag of {self.name}", tag, [weights.tag for weights in self.pretrained], plural=f"tags of {self.name}")
 
 
 @dataclass(frozen=True)
@@ -290,6 +292,14 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("model", "dataset", "optimizer"):
+            self._require(isinstance(getattr(self, name), str), name, "a name")
+        self._require(self.initial_weights is None or isinstance(self.initial_weights, str), "initial_weights", "None or a name")
+        for name in ("hyperparameters", "optimizer_arguments"):
+            self._require(isinstance(getattr(self, name), Mapping), name, "an object of names and values")
+            object.__setattr__(self, name, {key: _tuple(value) for key, value in getattr(self, name).items()})
+        self._require(isinstance(self.augmentation, tuple), "augmentation", "a tuple of augmentations")
+        self._require(isinstance(self.validate, bool), "validate", "true or false")
         self._require(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
         self._require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
         self._require(_positive_int(self.batch_size), "batch_size", "a whole number above 0")
@@ -299,10 +309,12 @@ class Recipe:
         self._require(self.ema is None or _in_unit_interval(self.ema), "ema", "None or a number from 0 to below 1")
         positive = self.learning_rate is None or (_number(self.learning_rate) and self.learning_rate > 0)
         self._require(positive, "learning_rate", "a finite number above 0")
-        self._require(isinstance(self.seed, int) and 0 <= self.seed < 2**31, "seed", "a whole number from 0 to 2**31 - 1")
+        self._require(_whole(self.seed) and 0 <= self.seed < 2**31, "seed", "a whole number from 0 to 2**31 - 1")
         self._require(self.early_stopping is None or _positive_int(self.early_stopping), "early_stopping", "a whole number above 0")
         if self.early_stopping is not None and not self.validate:
             raise UsageError("Recipe.early_stopping needs validate=True: it watches the validation accuracy.")
+        if self.early_stopping is not None and self.ema is not None:
+            raise UsageError("Recipe.early_stopping and Recipe.ema both decide which weights are kept. Choose one.")
 
     def _require(self, condition: bool, name: str, expected: str) -> None:
         if not condition:
@@ -336,8 +348,8 @@ class Recipe:
         if missing := [name for name in ("model", "dataset") if name not in data]:
             raise UsageError(f"The recipe lacks {' and '.join(missing)}.")
         arguments = dict(data)
-        arguments["augmentation"] = tuple(_augmentation(item) for item in data.get("augmentation", ()))
-        arguments["hyperparameters"] = {key: _untuple(value) for key, value in data.get("hyperparameters", {}).items()}
+        if isinstance(data.get("augmentation"), list | tuple):
+            arguments["augmentation"] = tuple(_augmentation(item) for item in data["augmentation"])
         return cls(**arguments)
 
     def fingerprint(self) -> str:
@@ -347,7 +359,7 @@ class Recipe:
 
 
 def _augmentation(item: Mapping[str, Any]) -> Augmentation:
-    if not isinstance(item, Mapping) or len(item) != 1:
+    if not isinstance(item, Mapping) or len(item) != 1 or not isinstance(next(iter(item.values())), Mapping):
         raise UsageError(f'An augmentation is an object with one key, such as {{"shift": {{"pixels": 2}}}}. Received: {item!r}.')
     (name, arguments), *_ = item.items()
     if name not in AUGMENTATIONS:
@@ -357,11 +369,14 @@ def _augmentation(item: Mapping[str, Any]) -> Augmentation:
     for key in arguments:
         if key not in names:
             raise unknown(f"argument of {name}", key, names, plural=f"arguments of {name}")
+        if not _number(arguments[key]) or arguments[key] < 0:
+            raise UsageError(f"The augmentation {name}'s {key} must be a number from 0 up. Received: {arguments[key]!r}.")
     return kind(**arguments)
 
 
-def _untuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _tuple(value: Any) -> Any:
+    """JSON's list as a tuple, so that a recipe equals itself after a trip through JSON."""
+    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 def _number(value: Any) -> bool:
@@ -372,5 +387,9 @@ def _in_unit_interval(value: Any) -> bool:
     return _number(value) and 0 <= value < 1
 
 
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _positive_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return _whole(value) and value > 0

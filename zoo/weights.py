@@ -84,9 +84,13 @@ def pretrained_card(model: str, weights: WeightsSpec) -> Card:
     """Reads the card of shipped weights.
 
     Raises:
-        WeightsError: The card is missing or damaged.
+        WeightsError: The card is missing or damaged, or describes other weights.
     """
-    return Card.read(pretrained_file(model, weights, ".json"))
+    path = pretrained_file(model, weights, ".json")
+    card = Card.read(path)
+    if (card.name, card.model) != (f"{model}.{weights.tag}", model):
+        raise WeightsError(f"The card {path} describes {card.name} of the model {card.model}, not {model}.{weights.tag}. Install the package again.")
+    return card
 
 
 def load_weights(source: keras.Model, path: Path, card: Card) -> None:

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     if not rows:
-        console(stderr=True).print(f"Nothing matches {arguments.pattern!r}.")
+        console(stderr=True).print(f"Nothing matches {arguments.pattern!r}.", markup=False)
         return 1
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in rows[0]:
