@@ -172,6 +172,7 @@ class DatasetSpec:
         source: Where the images come from.
         light_on_dark: True where the images are light strokes on a dark ground (MNIST and its kin), so that a photograph
             of dark ink on paper has to be inverted.
+        ink_box: Where the images are pen strokes: the share of the image's side that the longer side of the strokes takes.
         homepage: A page that describes it.
         license: The data's licence, as its source states it.
         how_to_get: One line that tells how to obtain it.
@@ -183,6 +184,7 @@ class DatasetSpec:
     splits: Mapping[str, int]
     source: str
     light_on_dark: bool = False
+    ink_box: float | None = None
     homepage: str = ""
     license: str = ""
     how_to_get: str = ""
