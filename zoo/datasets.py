@@ -3,25 +3,41 @@
 Every set has the same four splits. `test` is what TFDS calls so; where TFDS has none it is TFDS's `validation`, and where
 there is neither, a fixed 20 % of the images. `train` is the rest. `validation` is held out of `train`: TFDS's own where it
 has one beside `test`, otherwise 5,000 images of sets with at least 50,000 training images and 10 % of smaller ones.
-`train_minus_validation` is what remains. Hold-outs are stratified by class and always the same.
+`train_minus_validation` is what remains. A folder's subfolders `train`, `test` and `validation` are taken likewise.
+Hold-outs are stratified by class and always the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import hashlib
+import logging
 import math
 import os
-from collections.abc import Mapping
+import re
+import sys
+import unicodedata
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Container, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
-from zoo.errors import DatasetError, UsageError, unknown
+from zoo.errors import DatasetError, ImageError, UnknownNameError, UsageError, closest, unknown
+from zoo.images import read_image, resize_image
 from zoo.specs import DatasetSpec
 
 if TYPE_CHECKING:
     import numpy
+    import tensorflow as tf
 
+logger = logging.getLogger("zoo")
+
+StrPath = str | os.PathLike[str]
 Split = Literal["train", "test", "validation", "train_minus_validation"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 DEFAULT_SIZE = (64, 64)
@@ -31,6 +47,7 @@ TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.1
 VALIDATION_IMAGES = 5_000
 LARGE = 50_000
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
 class Dataset(NamedTuple):
@@ -59,6 +76,7 @@ class _Known:
     homepage: str
     license: str
     light_on_dark: bool = False
+    ink_box: float | None = None
     transposed: bool = False
     first_label: int = 0
     note: str = ""
@@ -87,6 +105,7 @@ def _emnist(variant: str, class_names: tuple[str, ...], train: int, test: int, f
         homepage="https://www.nist.gov/itl/products-and-services/emnist-dataset",
         license="none stated; made by NIST, an agency of the United States",
         light_on_dark=True,
+        ink_box=24 / 28,  # two pixels of margin all around
         transposed=True,
         first_label=first_label,
         note="TFDS stores the characters transposed; here they stand upright",
@@ -99,7 +118,9 @@ def _cifar(name: str, class_names: tuple[str, ...]) -> _Known:
 
 _MERGED = (*_DIGITS, *_UPPER, *"abdefghnqrt")  # letters that look alike in both cases are one class
 _KNOWN: Mapping[str, _Known] = {
-    "mnist": _Known("mnist", (28, 28, 1), _DIGITS, 60_000, 10_000, "http://yann.lecun.com/exdb/mnist/", "CC BY-SA 3.0", light_on_dark=True),
+    "mnist": _Known(
+        "mnist", (28, 28, 1), _DIGITS, 60_000, 10_000, "http://yann.lecun.com/exdb/mnist/", "CC BY-SA 3.0", light_on_dark=True, ink_box=20 / 28
+    ),
     "fashion_mnist": _Known(
         "fashion_mnist",
         (28, 28, 1),
@@ -119,6 +140,7 @@ _KNOWN: Mapping[str, _Known] = {
         "http://codh.rois.ac.jp/kmnist/index.html.en",
         "CC BY-SA 4.0",
         light_on_dark=True,
+        ink_box=1.0,
     ),
     "emnist/balanced": _emnist("balanced", _MERGED, 112_800, 18_800),
     "emnist/byclass": _emnist("byclass", (*_DIGITS, *_UPPER, *_LOWER), 697_932, 116_323),
@@ -152,7 +174,7 @@ def list_datasets() -> list[str]:
     return sorted(["digits", *_KNOWN])
 
 
-def dataset_info(name: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None) -> DatasetSpec:
+def dataset_info(name: StrPath, *, data_dir: StrPath | None = None) -> DatasetSpec:
     """Returns what is known about a data set, without reading its images.
 
     Args:
@@ -171,11 +193,11 @@ def dataset_info(name: str | os.PathLike[str], *, data_dir: str | os.PathLike[st
 
 
 def load_dataset(
-    name: str | os.PathLike[str],
+    name: StrPath,
     split: Split | str,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
-    manual_dir: str | os.PathLike[str] | None = None,
+    data_dir: StrPath | None = None,
+    manual_dir: StrPath | None = None,
     download: bool = True,
     image_size: int | tuple[int, int] | None = None,
 ) -> Dataset:
@@ -208,10 +230,11 @@ def load_dataset(
     source = _source(name, data_dir, manual_dir, download)
     images, labels = source.read(split, _size(image_size))
     if not len(labels):
-        raise DatasetError(f"The {split} split of {name} is empty: the set is too small for it.")
-    if labels.min() < 0 or labels.max() >= source.spec.num_classes:
-        raise DatasetError(f"The {split} split of {name} has images without a label, or labels outside its {source.spec.num_classes} classes.")
-    return Dataset(images, labels, dataclasses.replace(source.spec, image_shape=images.shape[1:]))
+        raise DatasetError(f"The {split} split of {name} is empty: the set is too small to be split.")
+    spec = source.spec
+    if labels.min() < 0 or labels.max() >= spec.num_classes:
+        raise DatasetError(f"The {split} split of {name} has images without a label, or with one outside its {spec.num_classes} classes.")
+    return Dataset(images, labels, dataclasses.replace(spec, image_shape=images.shape[1:]))
 
 
 class _Source(Protocol):
@@ -224,17 +247,34 @@ class _Source(Protocol):
         """Returns the images, uint8, and the labels, int64, of a split."""
 
 
-def _source(
-    name: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None, manual_dir: str | os.PathLike[str] | None, download: bool
-) -> _Source:
+def _source(name: StrPath, data_dir: StrPath | None, manual_dir: StrPath | None, download: bool) -> _Source:
     text = os.fspath(name)
-    known = _ALIASES.get(text, text)
+    base = text.partition(":")[0]  # TFDS takes a version, as in mnist:3.0.1
+    known = _KNOWN.get(_ALIASES.get(base, base))
     if text == "digits":
         return _Digits()
-    if known not in _KNOWN and Path(text).expanduser().is_dir():
-        raise NotImplementedError
-    online = download and os.environ.get("ZOO_OFFLINE", "0") in ("", "0")
-    return _Tfds(text, _KNOWN.get(known), data_dir or os.environ.get("TFDS_DATA_DIR"), manual_dir, online)
+    folder = Path(text).expanduser()
+    if known is None and folder.is_dir():
+        return _Folder(text, folder)
+    if known is None and not re.fullmatch(r"\w+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", text):
+        if os.sep in text or text.startswith((".", "~")):
+            raise _no_folder(text)
+        raise _unknown(text, [])
+    online = download and os.environ.get("ZOO_OFFLINE", "") in ("", "0")
+    return _Tfds(text, known, data_dir or os.environ.get("TFDS_DATA_DIR") or None, manual_dir, online)
+
+
+def _no_folder(name: str) -> UnknownNameError:
+    return UnknownNameError(f"The folder {name!r} does not exist, or is not a folder. Expected one with a subfolder of images for each class.")
+
+
+def _unknown(name: str, others: Iterable[str]) -> UnknownNameError:
+    matches = closest(name, {*list_datasets(), *others})
+    hint = f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
+    return UnknownNameError(
+        f"Unknown data set {name!r}.{hint} Valid data sets: {', '.join(list_datasets())}, "
+        "any other image classification set of TensorFlow Datasets, or a folder with one subfolder of images per class."
+    )
 
 
 def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -246,48 +286,75 @@ def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 
 # --- splits ------------------------------------------------------------------------------------------------------------
 
+Order = Callable[["numpy.ndarray"], "numpy.ndarray"]
+"""Of some rows, the places in the order in which they are held out."""
 
-def _split_sizes(images: int, test: int | None = None) -> dict[str, int]:
-    """The number of images in each split, of `images` for training, or of all where the set brings no test images."""
-    if test is None:
-        test = math.ceil(TEST_SHARE * images)
-        images -= test
-    validation = _validation_size(images)
-    return {"train": images, "test": test, "validation": validation, "train_minus_validation": images - validation}
+
+def _split_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The number of images in each split, of a set that brings `train`, and perhaps `test` and `validation`."""
+    train = sizes.get("train", 0)
+    test = sizes["test"] if "test" in sizes else math.ceil(TEST_SHARE * train)
+    train -= 0 if "test" in sizes else test
+    validation = sizes["validation"] if "validation" in sizes else _validation_size(train)
+    train += sizes.get("validation", 0)
+    return {"train": train, "test": test, "validation": validation, "train_minus_validation": train - validation}
 
 
 def _validation_size(images: int) -> int:
     return VALIDATION_IMAGES if images >= LARGE else math.ceil(VALIDATION_SHARE * images)
 
 
-def _rows(split: str, labels: numpy.ndarray, *, brings_test: bool) -> numpy.ndarray:
-    """Which images belong to a split: of the training images, or of all where the set brings no test images."""
+def _random_order(rows: numpy.ndarray) -> numpy.ndarray:
     import numpy
 
-    rows = numpy.arange(len(labels))
-    if not brings_test:
-        test = _held_out(labels, math.ceil(TEST_SHARE * len(labels)))
+    return numpy.random.RandomState(SEED).permutation(len(rows))
+
+
+def _choose(split: str, parts: Container[str], labels: Callable[[str], numpy.ndarray], order: Order = _random_order) -> dict[str, numpy.ndarray]:
+    """Finds the images of a split.
+
+    Args:
+        split: One of `SPLITS`.
+        parts: What the set brings: `train`, and perhaps `test` and `validation`.
+        labels: Part -> the labels of its images.
+        order: What is held out first.
+
+    Returns:
+        Part -> the rows of its images that belong to the split.
+    """
+    import numpy
+
+    def everything(part: str) -> numpy.ndarray:
+        return numpy.arange(len(labels(part)))
+
+    if split in ("test", "validation") and split in parts:
+        return {split: everything(split)}
+    rows = everything("train")
+    if "test" not in parts:
+        test = _held_out(labels("train"), math.ceil(TEST_SHARE * len(rows)), order(rows))
         if split == "test":
-            return rows[test]
+            return {"train": rows[test]}
         rows = rows[~test]
     if split == "train":
-        return rows
-    validation = _held_out(labels[rows], _validation_size(len(rows)))
-    return rows[validation] if split == "validation" else rows[~validation]
+        return {"train": rows, **({"validation": everything("validation")} if "validation" in parts else {})}
+    if "validation" in parts:
+        return {"train": rows}
+    validation = _held_out(labels("train")[rows], _validation_size(len(rows)), order(rows))
+    return {"train": rows[validation] if split == "validation" else rows[~validation]}
 
 
-def _held_out(labels: numpy.ndarray, images: int) -> numpy.ndarray:
-    """Marks `images` images, of each class its share."""
+def _held_out(labels: numpy.ndarray, images: int, order: numpy.ndarray) -> numpy.ndarray:
+    """Marks `images` images, of each class its share: at least one, but never all of them."""
     import numpy
 
-    classes, inverse, counts = numpy.unique(labels, return_inverse=True, return_counts=True)
-    share = counts * images / len(labels)
+    _, inverse, counts = numpy.unique(labels, return_inverse=True, return_counts=True)
+    share = counts * images / max(len(labels), 1)
     quota = numpy.floor(share).astype(int)
     quota[numpy.argsort(quota - share, kind="stable")[: images - quota.sum()]] += 1
-    order = numpy.random.RandomState(SEED).permutation(len(labels))
+    quota = numpy.minimum(numpy.maximum(quota, 1), counts - 1)
     marked = numpy.zeros(len(labels), bool)
-    for index in range(len(classes)):
-        marked[order[inverse[order] == index][: quota[index]]] = True
+    for index, count in enumerate(quota):
+        marked[order[inverse[order] == index][:count]] = True
     return marked
 
 
@@ -299,9 +366,10 @@ class _Digits:
         name="digits",
         image_shape=(8, 8, 1),
         class_names=_DIGITS,
-        splits=_split_sizes(1797),
+        splits=_split_sizes({"train": 1797}),
         source="scikit-learn's digits: the test part of UCI's Optical Recognition of Handwritten Digits, values scaled from 0..16 to 0..255",
         light_on_dark=True,
+        ink_box=1.0,
         homepage="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
         license="CC BY 4.0",
         how_to_get="comes with scikit-learn",
@@ -314,68 +382,372 @@ class _Digits:
         data = load_digits()
         images = numpy.rint(data.images[..., None] * (255 / 16)).astype(numpy.uint8)
         labels = data.target.astype(numpy.int64)
-        rows = _rows(split, labels, brings_test=False)
-        return images[rows], labels[rows]
+        rows = _choose(split, {"train"}, lambda _: labels)["train"]
+        return images[rows] if size in (None, (8, 8)) else _resize(images[rows], size).numpy(), labels[rows]
 
 
 # --- TensorFlow Datasets -----------------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Tfds:
     name: str
     known: _Known | None
-    data_dir: str | os.PathLike[str] | None
-    manual_dir: str | os.PathLike[str] | None
-    download: bool
+    data_dir: StrPath | None
+    manual_dir: StrPath | None
+    online: bool
 
     @property
+    def tfds_name(self) -> str:
+        return self.known.tfds_name + self.name[len(self.name.partition(":")[0]) :] if self.known else self.name
+
+    @property
+    def place(self) -> StrPath:
+        return self.data_dir or Path("~/tensorflow_datasets").expanduser()
+
+    @property
+    def how_to_get(self) -> str:
+        return f"python -c \"import zoo; zoo.load_dataset({self.name!r}, 'test')\""
+
+    @functools.cached_property
     def spec(self) -> DatasetSpec:
-        if self.known is None:
-            raise unknown("data set", self.name, list_datasets())
+        known = self.known
+        if known is None:
+            return self._derived_spec(self._prepared() or self._code())
         return DatasetSpec(
             name=self.name,
-            image_shape=self.known.image_shape,
-            class_names=self.known.class_names,
-            splits=_split_sizes(self.known.train, self.known.test),
-            source="TensorFlow Datasets, " + "; ".join(filter(None, [self.known.tfds_name, self.known.note])),
-            light_on_dark=self.known.light_on_dark,
-            homepage=self.known.homepage,
-            license=self.known.license,
+            image_shape=known.image_shape,
+            class_names=known.class_names,
+            splits=_split_sizes({"train": known.train, "test": known.test}),
+            source="; ".join(filter(None, [f"TensorFlow Datasets, {self.tfds_name}", known.note])),
+            light_on_dark=known.light_on_dark,
+            ink_box=known.ink_box,
+            homepage=known.homepage,
+            license=known.license,
+            how_to_get=self.how_to_get,
         )
 
     def read(self, split: str, size: tuple[int, int] | None) -> tuple[numpy.ndarray, numpy.ndarray]:
         import numpy
+        import tensorflow as tf
+
+        builder = self._prepared() or self._prepare()
+        self.__dict__["spec"] = spec = self.spec if self.known else self._derived_spec(builder)
+        image, label = self._keys(builder)
+        names = _parts(builder.info.splits)
+        if split != "test" and "train" not in names:
+            raise DatasetError(f"{self.name} has no training images. Its splits in TFDS: {', '.join(builder.info.splits) or 'none'}.")
+        try:
+            read = functools.cache(lambda part: _records(builder, names[part], image, label))
+            chosen = _choose(split, names, lambda part: read(part)[1])
+            encoded, labels = (numpy.concatenate([read(part)[column][rows] for part, rows in chosen.items()]) for column in (0, 1))
+            images = _decoded(encoded, spec.image_shape, size)
+        except (tf.errors.OpError, OSError) as error:
+            raise DatasetError(
+                f"{self.name} is damaged: {_line(error)} Remove {builder.data_path} and get the set again: {self.how_to_get}"
+            ) from error
+        if self.known and self.known.transposed:
+            images = numpy.ascontiguousarray(images.transpose(0, 2, 1, 3))
+        return images, labels - (self.known.first_label if self.known else 0)
+
+    def _prepared(self) -> Any:
+        """The set's builder where the set lies on the disk, otherwise None."""
         import tensorflow_datasets as tfds
 
-        spec, known = self.spec, self.known
-        assert known is not None
-        builder = tfds.core.read_only_builder.builder_from_files(known.tfds_name, data_dir=self.data_dir)
-        images, labels = _read_records(
-            [str(path) for path in builder.info.splits["test" if split == "test" else "train"].filepaths], spec.image_shape
+        try:
+            return tfds.core.read_only_builder.builder_from_files(self.tfds_name, data_dir=self.data_dir)
+        except tfds.core.DatasetNotFoundError:
+            return None
+        except Exception as error:
+            raise DatasetError(f"What TFDS keeps of {self.name} in {self.place} cannot be read: {_line(error)}") from error
+
+    def _code(self) -> Any:
+        """The builder that TFDS has the code of, whether or not the set lies on the disk."""
+        import tensorflow_datasets as tfds
+
+        base, slash, config = self.tfds_name.partition(":")[0].partition("/")
+        try:
+            configs = tfds.builder_cls(base).builder_configs
+        except tfds.core.DatasetNotFoundError:
+            raise _no_folder(self.name) if slash else _unknown(self.name, tfds.list_builders(with_community_datasets=False)) from None
+        if slash and config not in configs:
+            raise _unknown(self.name, [f"{base}/{name}" for name in configs])
+        try:
+            return tfds.builder(self.tfds_name, data_dir=self.data_dir)
+        except Exception as error:  # each set's code fails in its own way: an unknown configuration, a module that is missing
+            raise DatasetError(f"TFDS cannot open {self.name}: {_line(error)}") from error
+
+    def _prepare(self) -> Any:
+        """Has TFDS download the set, or read its original files in `manual_dir`, and write it to the disk."""
+        import tensorflow_datasets as tfds
+
+        builder = self._code()
+        self._keys(builder)  # tells before a long download that the set is not for image classification
+        self._check_reach(builder)
+        # TFDS finds extracted files again by their names alone, and MNIST's and Fashion-MNIST's are the same.
+        name = Path(builder.info.full_name)
+        downloads = Path(builder.data_dir).parents[len(name.parts) - 1] / "downloads" / "-".join(name.parts)
+        logger.warning("TFDS prepares %s in %s. This happens once.", self.name, builder.data_path)
+        config = tfds.download.DownloadConfig(manual_dir=self.manual_dir)
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # TFDS prints; standard output is for results
+                builder.download_and_prepare(download_dir=downloads, download_config=config)
+        except Exception as error:  # each set's code fails in its own way
+            advice = (
+                "Check the files there."
+                if self.manual_dir
+                else "Check the network, or put the original files into a folder and name it as manual_dir."
+            )
+            raise DatasetError(f"TFDS could not prepare {self.name} in {self.place}: {_line(error)} {advice}") from error
+        return builder
+
+    def _check_reach(self, builder: Any) -> None:
+        """Raises where the set would have to be downloaded and must not be."""
+        manual = Path(self.manual_dir).expanduser() if self.manual_dir else None
+        if manual and not manual.is_dir():
+            raise DatasetError(f"manual_dir {manual} is not a folder. Expected one with the original files of {self.name}.")
+        if self.online:
+            if manual is None:
+                self._check_network(builder)
+            return
+        if manual is None:
+            raise DatasetError(
+                f"The data set {self.name!r} is not in {self.place}, and downloads are off (ZOO_OFFLINE or download=False). "
+                f"Set TFDS_DATA_DIR to where it is, or get it with: {self.how_to_get}"
+            )
+        files = sorted({str(info.filename) for info in builder.url_infos.values()})
+        if missing := [file for file in files if not (manual / file).is_file()]:
+            raise DatasetError(f"Downloads are off, and manual_dir {manual} lacks original files of {self.name}: {', '.join(missing)}.")
+
+    def _check_network(self, builder: Any) -> None:
+        """Raises where the set's server cannot be reached: TFDS itself would go on trying for minutes."""
+        url = next((url for url in builder.url_infos if url.startswith("http")), None)
+        if url is None:
+            return
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=30).close()
+        except urllib.error.HTTPError:
+            pass  # it answers, and TFDS asks differently
+        except OSError as error:
+            raise DatasetError(
+                f"The data set {self.name!r} is not in {self.place} and cannot be downloaded from {url}: {_line(error)} "
+                "Set TFDS_DATA_DIR to where it is, or put the original files into a folder and name it as manual_dir."
+            ) from None
+
+    def _keys(self, builder: Any) -> tuple[str, str]:
+        """The names of the image and of the label among the set's features."""
+        import tensorflow_datasets as tfds
+
+        features = builder.info.features if isinstance(builder.info.features, tfds.features.FeaturesDict) else {}
+        images = [key for key, feature in features.items() if type(feature) is tfds.features.Image]
+        labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+        supervised = builder.info.supervised_keys or ()
+        image = _preferred(images, [*supervised, "image"])
+        label = _preferred(labels, [*supervised, "label"])
+        if image is None or label is None:
+            raise DatasetError(
+                f"{self.name} is not an image classification set: expected one image and one class label; it has {', '.join(features) or 'neither'}."
+            )
+        if (dtype := features[image].np_dtype) != "uint8":
+            raise DatasetError(f"{self.name} has images of {dtype}. Expected uint8.")
+        return image, label
+
+    def _derived_spec(self, builder: Any) -> DatasetSpec:
+        """The set's record as TFDS describes it."""
+        image, label = self._keys(builder)
+        info = builder.info
+        height, width, channels = info.features[image].shape
+        feature = info.features[label]
+        names = _parts(info.splits)
+        sizes = {part: info.splits[split].num_examples for part, split in names.items()}
+        return DatasetSpec(
+            name=self.name,
+            image_shape=(height, width, 1 if channels == 1 else 3),
+            class_names=tuple(feature.names or map(str, range(feature.num_classes or 0))),
+            splits=_split_sizes(sizes) if "train" in sizes else sizes,
+            source=f"TensorFlow Datasets, {info.full_name}",
+            homepage=info.homepage or "",
+            license=info.redistribution_info.license if info.redistribution_info and info.redistribution_info.license else "",
+            how_to_get=self.how_to_get,
         )
-        labels = labels - known.first_label
-        images = numpy.ascontiguousarray(images.transpose(0, 2, 1, 3)) if known.transposed else images
-        if split != "test":
-            rows = _rows(split, labels, brings_test=True)
-            images, labels = images[rows], labels[rows]
-        return images, labels
 
 
-def _read_records(files: list[str], shape: Any) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Decodes TFDS's records a batch at a time, four times as fast as one by one."""
+def _parts(splits: Container[str]) -> dict[str, str]:
+    """`train`, `test` and `validation`, as far as a set brings them, each with the set's own name of it."""
+    validation = next((name for name in ("validation", "valid", "val") if name in splits), None)
+    parts = {name: name for name in ("train", "test") if name in splits}
+    if validation is not None:
+        parts["validation" if "test" in parts else "test"] = validation
+    return parts
+
+
+def _preferred(names: list[str], preferences: Iterable[Any]) -> str | None:
+    """The first preference that is among the names, or else the only name."""
+    return next((name for name in preferences if name in names), names[0] if len(names) == 1 else None)
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error's message, as a sentence."""
+    line = next((line.strip().rstrip(":") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line if line.endswith((".", "!", "?")) else f"{line}."
+
+
+def _records(builder: Any, split: str, image: str, label: str) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Reads the encoded images and the labels of one TFDS split, in the order in which they were written."""
+    import numpy
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    features = {image: tf.io.FixedLenFeature([], tf.string), label: tf.io.FixedLenFeature([], tf.int64)}
+    if builder.info.file_format == tfds.core.FileFormat.TFRECORD:  # parsing whole batches takes a tenth of TFDS's time
+        files = [str(path) for path in builder.info.splits[split].filepaths]
+        batches = tf.data.TFRecordDataset(files).batch(1000).map(lambda records: tf.io.parse_example(records, features))
+    else:
+        batches = builder.as_dataset(split=split, shuffle_files=False, decoders={image: tfds.decode.SkipDecoding()}).batch(1000)
+    columns = [(batch[image], batch[label]) for batch in batches.as_numpy_iterator()]
+    return numpy.concatenate([column[0] for column in columns]), numpy.concatenate([column[1] for column in columns])
+
+
+def _decoded(encoded: numpy.ndarray, shape: tuple[int | None, int | None, int], size: tuple[int, int] | None) -> numpy.ndarray:
+    """Decodes images of the given shape, and resizes them where a size is given or they differ in size."""
     import numpy
     import tensorflow as tf
 
-    features = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+    height, width, channels = shape
+    target = size or ((height, width) if height and width else DEFAULT_SIZE)
 
-    def decode(records: Any) -> Any:
-        example = tf.io.parse_example(records, features)
-        images = tf.map_fn(
-            lambda data: tf.io.decode_png(data, channels=shape[-1]), example["image"], fn_output_signature=tf.TensorSpec(shape, tf.uint8)
+    def decode(data: tf.Tensor) -> tf.Tensor:
+        image = tf.ensure_shape(tf.io.decode_image(data, channels, expand_animations=False), shape)
+        return image if target == (height, width) else _resize(image, target)
+
+    def decode_batch(batch: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(decode, batch, fn_output_signature=tf.TensorSpec((*target, channels), tf.uint8))
+
+    images = numpy.empty((len(encoded), *target, channels), numpy.uint8)
+    batches = tf.data.Dataset.from_tensor_slices(encoded).batch(500).map(decode_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    for index, batch in enumerate(batches.as_numpy_iterator()):
+        images[500 * index : 500 * index + len(batch)] = batch
+    return images
+
+
+def _resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    import tensorflow as tf
+
+    return tf.cast(tf.clip_by_value(tf.round(resize_image(image, *size)), 0, 255), tf.uint8)
+
+
+# --- a folder ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Folder:
+    name: str
+    root: Path
+
+    @functools.cached_property
+    def parts(self) -> dict[str, str]:
+        """Part -> the subfolder with its classes; one part in the folder itself where there is no split."""
+        parts = _parts([path.name for path in _subfolders(self.root) if _subfolders(path)])
+        return parts if {"train", "test"} <= set(parts) else {"train": "."}
+
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...]:
+        names = {part: sorted(path.name for path in _subfolders(self.root / folder)) for part, folder in self.parts.items()}
+        for part, found in names.items():
+            if different := sorted(set(found) ^ set(names["train"])):
+                raise DatasetError(f"The classes of {part} and train in {self.name} differ: {', '.join(different)}.")
+        if len(names["train"]) < 2:
+            raise DatasetError(
+                f"{self.root / self.parts['train']} has {len(names['train'])} subfolders. Expected one with images for each of at least 2 classes."
+            )
+        return tuple(names["train"])
+
+    @functools.cached_property
+    def files(self) -> dict[str, list[tuple[str, int]]]:
+        """Part -> the path of each image relative to the folder, in alphabetical order, and its label."""
+        files = {}
+        for part, folder in self.parts.items():
+            classes = [_image_files(self.root / folder / name) for name in self.class_names]
+            if empty := [name for name, images in zip(self.class_names, classes, strict=True) if not images]:
+                raise DatasetError(f"No images in {self.root / folder} for {', '.join(empty)}. Expected files of {', '.join(SUFFIXES)}.")
+            pairs = [(path.relative_to(self.root).as_posix(), label) for label, images in enumerate(classes) for path in images]
+            files[part] = sorted(pairs)
+        return files
+
+    @functools.cached_property
+    def shape(self) -> tuple[int | None, int | None, int]:
+        paths = [self.root / path for files in self.files.values() for path, _ in files]
+        return _common_shape(tuple((path, path.stat().st_mtime_ns) for path in paths))
+
+    @functools.cached_property
+    def spec(self) -> DatasetSpec:
+        return DatasetSpec(
+            name=self.name,
+            image_shape=self.shape,
+            class_names=self.class_names,
+            splits={split: sum(map(len, self._rows(split).values())) for split in SPLITS},
+            source=f"the folder {self.root.resolve()}",
+            how_to_get="your own",
         )
-        return images, example["label"]
 
-    batches = tf.data.TFRecordDataset(files).batch(1000).map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    images, labels = zip(*batches.as_numpy_iterator(), strict=True)
-    return numpy.concatenate(images), numpy.concatenate(labels)
+    def read(self, split: str, size: tuple[int, int] | None) -> tuple[numpy.ndarray, numpy.ndarray]:
+        import numpy
+
+        chosen = [self.files[part][row] for part, rows in self._rows(split).items() for row in rows]
+        height, width, channels = self.shape
+        target = size or ((height, width) if height and width else DEFAULT_SIZE)
+
+        def read(path: str) -> numpy.ndarray:
+            image = _read(self.root / path)
+            image = image if image.shape[:2] == target else _resize(image, target).numpy()
+            return numpy.broadcast_to(image, (*target, 3))[..., :channels]
+
+        images = numpy.empty((len(chosen), *target, channels), numpy.uint8)
+        with ThreadPoolExecutor() as pool:
+            for index, image in enumerate(pool.map(read, [path for path, _ in chosen])):
+                images[index] = image
+        return images, numpy.array([label for _, label in chosen], numpy.int64)
+
+    def _rows(self, split: str) -> dict[str, numpy.ndarray]:
+        """The rows of a split; what a file's name hashes to decides alone on its turn to be held out."""
+        import numpy
+
+        digests = [hashlib.sha256(unicodedata.normalize("NFC", path).encode()).digest() for path, _ in self.files["train"]]
+
+        def order(rows: numpy.ndarray) -> numpy.ndarray:
+            return numpy.array(sorted(range(len(rows)), key=lambda place: digests[rows[place]]))
+
+        return _choose(split, self.parts, lambda part: numpy.array([label for _, label in self.files[part]]), order)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")]
+
+
+def _read(path: Path) -> numpy.ndarray:
+    try:
+        return read_image(path).numpy()
+    except ImageError as error:
+        raise DatasetError(str(error)) from None
+
+
+@functools.lru_cache(maxsize=4)
+def _common_shape(files: tuple[tuple[Path, int], ...]) -> tuple[int | None, int | None, int]:
+    """The images' shape: height and width None where they differ, one channel where no image has a colour.
+
+    Args:
+        files: Paths, with the times of their last change, so that a changed file is looked at anew.
+    """
+
+    def look(path: Path) -> tuple[tuple[int, int], bool]:
+        image = _read(path)
+        return image.shape[:2], bool((image == image[..., :1]).all())
+
+    with ThreadPoolExecutor() as pool:
+        sizes, gray = zip(*pool.map(look, [path for path, _ in files]), strict=True)
+    height, width = sizes[0] if len(set(sizes)) == 1 else (None, None)
+    return height, width, 1 if all(gray) else 3
