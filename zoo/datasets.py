@@ -19,8 +19,6 @@ import os
 import re
 import sys
 import unicodedata
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -521,6 +519,9 @@ class _Tfds:
 
     def _check_network(self, builder: Any) -> None:
         """Raises where the set's server cannot be reached: TFDS itself would go on trying for minutes."""
+        import urllib.error
+        import urllib.request
+
         url = next((url for url in builder.url_infos if url.startswith("http")), None)
         if url is None:
             return
