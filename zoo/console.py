@@ -43,6 +43,7 @@ def load_backend() -> None:
             import tensorflow as tf
 
             tf.get_logger().setLevel("ERROR")
+            tf.config.list_physical_devices("GPU")  # the driver, or its absence, has notes of its own
         except BaseException:
             os.dup2(original, 2)
             held_back.seek(0)
