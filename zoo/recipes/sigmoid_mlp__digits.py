@@ -1,0 +1,18 @@
+"""Two layers of 256 sigmoid units on the 1,437 training digits of 8x8 pixels, slightly distorted."""
+
+from __future__ import annotations
+
+from zoo.specs import Affine, Elastic, Recipe
+
+RECIPE = Recipe(
+    model="sigmoid_mlp.digits",
+    dataset="digits",
+    optimizer="adam",
+    learning_rate=2e-3,
+    schedule="cosine",
+    warmup=0.05,
+    batch_size=64,
+    epochs=100,
+    augmentation=(Affine(degrees=8.0, scale=0.08, shear=0.08, pixels=0.5), Elastic(pixels=0.2, grid=3)),
+    ema=0.99,
+)
