@@ -66,9 +66,9 @@ def augment(images: Tensor, augmentations: Sequence[Augmentation], seed: keras.r
             coordinates = _MOVES[type(entry)](entry, coordinates, seed)
         whole = all(isinstance(entry, Shift | Flip) for entry in geometric)
         images = _nearest(images, coordinates) if whole else _bilinear(images, coordinates)
-    for entry in augmentations:
-        if isinstance(entry, Cutout):
-            images = _cutout(entry, images, seed)
+    for cutout in augmentations:
+        if isinstance(cutout, Cutout):
+            images = _cutout(cutout, images, seed)
     return images
 
 

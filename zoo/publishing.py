@@ -43,7 +43,7 @@ def publish(name: str, seeds: int, runs: Path = Path("runs") / "publishing") -> 
         The shipped card, with every seed's test accuracy, their mean and their standard deviation.
     """
     recipe = load_recipe(name)
-    spec, weights = resolve(name)
+    _, weights = resolve(name)
     if recipe.validate or weights is None:
         raise UsageError(f"A shipped weight has a tag and trains on all training images. The recipe {name} has validate={recipe.validate}.")
     directories = [runs / f"{name}-seed{seed}" for seed in range(seeds)]

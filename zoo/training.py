@@ -37,6 +37,7 @@ from zoo.evaluation import evaluate
 from zoo.factory import RUN_CARD, RUN_WEIGHTS, create_model
 from zoo.files import atomic_file, sha256, write_text
 from zoo.optimizers import create_optimizer, optimizer_info
+from zoo.progress import progress_callback
 from zoo.registry import resolve
 from zoo.specs import Recipe
 
@@ -91,10 +92,10 @@ def train(
     if (directory / RUN_CARD).is_file():
         return Card.read(directory / RUN_CARD)
     training, validation = load_training_data(recipe, data_dir)
-    run = _Run(recipe, directory, training, validation)
+    run = TrainingRun(recipe, training, validation, directory)
     run.restore()
     try:
-        run.fit(progress)
+        run.fit(*([progress_callback(recipe, run.steps, run.epoch)] if progress else []))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Interrupted after epoch {run.epoch} of {recipe.epochs}. Go on with: zoo train {directory}") from None
     return run.finish(load_dataset(recipe.dataset, "test", data_dir=data_dir))
@@ -149,8 +150,9 @@ def build(recipe: Recipe, dataset: Dataset) -> tuple[keras.Model, dict[str, Any]
     input_shape, num_classes = dataset.images.shape[1:], len(dataset.spec.class_names)
     if weights and (tuple(weights.input_shape) != input_shape or weights.num_classes != num_classes):
         raise UsageError(
-            f"{recipe.model} takes images of shape {tuple(weights.input_shape)} and has {weights.num_classes} classes, but {recipe.dataset} has images of "
-            f"shape {input_shape} and {num_classes} classes. Use {spec.name!r}, without the tag, for another data set."
+            f"{recipe.model} takes images of shape {tuple(weights.input_shape)} and has {weights.num_classes} classes, "
+            f"but {recipe.dataset} has images of shape {input_shape} and {num_classes} classes. "
+            f"For another data set name the model without the tag: {spec.name!r}."
         )
     hyperparameters = {**(weights.hyperparameters if weights else _standardization(spec.defaults, dataset)), **recipe.hyperparameters}
     shape = {"input_shape": input_shape, "num_classes": num_classes}
@@ -276,23 +278,45 @@ def _claim(directory: Path, recipe: Recipe, restart: bool) -> None:
     write_text(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
 
-class _Run:
-    """One training run: the model under training, its data, and its place in the recipe."""
+def compile_trainer(recipe: Recipe, training: Dataset) -> tuple[keras.Model, keras.Model, dict[str, Any]]:
+    """Seeds everything, builds a recipe's model, puts the augmentation before it and compiles the whole.
 
-    def __init__(self, recipe: Recipe, directory: Path, training: Dataset, validation: Dataset | None) -> None:
-        import keras
+    Returns:
+        The model to call `fit` on; the model inside it, which shares its weights; and all of its hyperparameters.
+    """
+    import keras
 
-        from zoo.augmentation import Augment
+    from zoo.augmentation import Augment
 
-        keras.utils.set_random_seed(recipe.seed)
-        self.recipe, self.directory, self.training, self.validation = recipe, directory, training, validation
+    keras.utils.set_random_seed(recipe.seed)
+    with precision(recipe.precision):
+        model, hyperparameters = build(recipe, training)
+        image = keras.Input(model.input_shape[1:], name="image")
+        trainer = keras.Model(image, model(Augment(recipe.augmentation, recipe.seed)(image)), name=model.name)
+    compile_model(trainer, recipe, steps_per_epoch(recipe, training) * recipe.epochs)
+    return trainer, model, hyperparameters
+
+
+def steps_per_epoch(recipe: Recipe, training: Dataset) -> int:
+    """Returns the number of whole batches in one pass; what is left over differs from epoch to epoch."""
+    return max(1, len(training.labels) // recipe.batch_size)
+
+
+class TrainingRun:
+    """One training run: the model under training, its data, and its place in the recipe.
+
+    Args:
+        recipe: The whole configuration.
+        training: The images to train on.
+        validation: Evaluated after every epoch; None for none.
+        directory: Where checkpoints and history go; None keeps the run in memory.
+    """
+
+    def __init__(self, recipe: Recipe, training: Dataset, validation: Dataset | None, directory: Path | None = None) -> None:
+        self.recipe, self.training, self.validation, self.directory = recipe, training, validation, directory
         self.batch_size = min(recipe.batch_size, len(training.labels))
-        self.steps = len(training.labels) // self.batch_size
-        with precision(recipe.precision), _deterministic():
-            self.model, self.hyperparameters = build(recipe, training)
-            image = keras.Input(self.model.input_shape[1:], name="image")
-            self.trainer = keras.Model(image, self.model(Augment(recipe.augmentation, recipe.seed)(image)), name=self.model.name)
-        compile_model(self.trainer, recipe, self.steps * recipe.epochs)
+        self.steps = steps_per_epoch(recipe, training)
+        self.trainer, self.model, self.hyperparameters = compile_trainer(recipe, training)
         self.trainer.optimizer.build(self.trainer.trainable_variables)
         self.epoch = 0
         self.seconds = 0.0
@@ -305,8 +329,8 @@ class _Run:
         """Takes up the state of the last whole epoch, if there is one."""
         import numpy
 
-        path = self.directory / CHECKPOINT
-        if not path.is_file():
+        path = None if self.directory is None else self.directory / CHECKPOINT
+        if path is None or not path.is_file():
             return
         try:
             with numpy.load(path) as arrays:
@@ -325,6 +349,8 @@ class _Run:
         import numpy
         from keras import ops
 
+        if self.directory is None:
+            return
         progress = {"epoch": self.epoch, "seconds": self.seconds, "history": self.history, "best": len(self.best)}
         arrays = {f"variable_{index}": ops.convert_to_numpy(variable) for index, variable in enumerate(self._variables())}
         arrays |= {f"best_{index}": value for index, value in enumerate(self.best)}
@@ -351,15 +377,14 @@ class _Run:
 
     # -- work ----------------------------------------------------------------------------------------------------------
 
-    def fit(self, progress: bool) -> None:
-        """Trains the epochs that are left."""
-        from zoo.progress import progress_callback
+    def fit(self, *callbacks: keras.callbacks.Callback) -> None:
+        """Trains the epochs that are left, with further callbacks.
 
+        Raises:
+            TrainingError: The loss became NaN or infinite.
+        """
         if self.epoch >= self.recipe.epochs or self.stopped_early:
             return
-        callbacks = [self._callback(), *self._tensorboard()]
-        if progress:
-            callbacks.append(progress_callback(self.recipe, self.steps, self.epoch))
         validation = None if self.validation is None else (self.validation.images, self.validation.labels)
         with _deterministic():
             self.trainer.fit(
@@ -369,18 +394,25 @@ class _Run:
                 initial_epoch=self.epoch,
                 validation_data=validation,
                 validation_batch_size=1000,
-                callbacks=callbacks,
+                callbacks=[self._callback(), *self._tensorboard(), *callbacks],
                 verbose=0,
             )
 
-    def finish(self, test: Dataset) -> Card:
-        """Evaluates once on the test images and writes weights and card; the card makes the run a finished one."""
-        if self.recipe.ema is not None:
+    def trained_model(self) -> keras.Model:
+        """Returns the model in float32 with the run's final weights: averaged, or the best epoch's, if the recipe says so."""
+        if self.recipe.ema is not None:  # fit has done this already where it ran to its end; doing it twice changes nothing
             self.trainer.optimizer.finalize_variable_values(self.trainer.trainable_variables)
         model, _ = build(dataclasses.replace(self.recipe, initial_weights=None, hyperparameters=self.hyperparameters), self.training)
-        values = self.best or [variable.numpy() for variable in self._weights()]
-        for variable, value in zip(_stored(model), values, strict=True):
+        values = self.best or [variable.numpy() for variable in self.model.weights]
+        for variable, value in zip(model.weights, values, strict=True):
             variable.assign(value)
+        return model
+
+    def finish(self, test: Dataset) -> Card:
+        """Evaluates once on the test images and writes weights and card; the card makes the run a finished one."""
+        if self.directory is None:
+            raise UsageError("A run without a directory has nowhere to write its weights to.")
+        model = self.trained_model()
         results = {"validation": self.validation, "test": test}
         names = self.training.spec.class_names
         measured = {split: evaluate(model, data.images, data.labels, names) for split, data in results.items() if data}
@@ -390,7 +422,7 @@ class _Run:
             name=self.directory.name,
             model=resolve(self.recipe.model)[0].name,
             hyperparameters=self.hyperparameters,
-            input_shape=tuple(int(size) for size in model.input_shape[1:]),
+            input_shape=model.input_shape[1:],
             num_classes=len(names),
             class_names=tuple(names),
             dataset=self.recipe.dataset,
@@ -404,9 +436,6 @@ class _Run:
         )
         card.write(self.directory / RUN_CARD)
         return card
-
-    def _weights(self) -> list[Any]:
-        return _stored(self.model)
 
     def _callback(self) -> keras.callbacks.Callback:
         import keras
@@ -435,7 +464,7 @@ class _Run:
                 run.history.append({"epoch": run.epoch, **measured, "seconds": round(seconds, 3)})
                 if run.recipe.early_stopping is not None:
                     if run._best_epoch() == run.epoch:
-                        run.best = [variable.numpy() for variable in run._weights()]
+                        run.best = [variable.numpy() for variable in run.model.weights]
                     self.model.stop_training = run.stopped_early
                 run.save()
 
@@ -446,14 +475,9 @@ class _Run:
 
         import keras
 
-        if not all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")):
+        if self.directory is None or not all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")):
             return []
         return [keras.callbacks.TensorBoard(self.directory / "tensorboard", write_graph=False)]
-
-
-def _stored(model: keras.Model) -> list[Any]:
-    """The variables that a weight file is about: everything but the states of random generators."""
-    return model.weights
 
 
 @contextlib.contextmanager
@@ -476,7 +500,7 @@ def _deterministic() -> Iterator[None]:
             config.disable_op_determinism()
 
 
-def _pipeline(run: _Run) -> Any:
+def _pipeline(run: TrainingRun) -> Any:
     """The batches of the run's next epoch, one pass per iteration: a tf.data.Dataset, or a PyDataset under other backends."""
     import keras
 

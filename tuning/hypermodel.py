@@ -1,0 +1,55 @@
+"""The zoo's models as a KerasTuner hypermodel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import keras_tuner
+
+from tuning.spaces import Study, configure, search_space
+from zoo.specs import Recipe
+from zoo.training import compile_trainer
+
+if TYPE_CHECKING:
+    import keras
+
+    from zoo.datasets import Dataset
+
+
+class ZooHyperModel(keras_tuner.HyperModel):
+    """Builds and compiles a zoo model from a point of its search space, for any KerasTuner tuner.
+
+    Args:
+        recipe: The model, and everything that the search does not vary: epochs, batch size, augmentation, schedule.
+        training: The images to train on; they give the input shape, the number of classes and the length of the schedule.
+        optimizers: The optimizers to choose from; all of the zoo's where None.
+        study: What varies: `"optimizers"`, `"architecture"` or `"joint"`; see `tuning.search_space`.
+
+    Example:
+        >>> import keras_tuner, tempfile, tuning, zoo
+        >>> digits = zoo.load_dataset("digits", "train_minus_validation")
+        >>> hypermodel = tuning.ZooHyperModel(zoo.Recipe("relu_mlp", "digits", epochs=1), digits, ["momentum", "adam"])
+        >>> tuner = keras_tuner.RandomSearch(hypermodel, "val_accuracy", max_trials=1, directory=tempfile.mkdtemp())
+        >>> tuner.search(digits.images, digits.labels, validation_split=0.1, epochs=1, verbose=0)
+        >>> len(tuner.get_best_hyperparameters())
+        1
+    """
+
+    def __init__(self, recipe: Recipe, training: Dataset, optimizers: Sequence[str] | None = None, study: Study = "joint") -> None:
+        super().__init__(name=recipe.model)
+        self.recipe, self.training, self.optimizers, self.study = recipe, training, optimizers, study
+
+    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
+        """Declares the whole search space; nothing has to be built for it."""
+        search_space(self.recipe.model, self.optimizers, study=self.study, hyperparameters=hp)
+
+    def configure(self, hp: keras_tuner.HyperParameters) -> Recipe:
+        """Returns the recipe that `hp` stands for; `zoo.train` runs it."""
+        self.declare_hyperparameters(hp)
+        active = {name: value for name, value in hp.values.items() if hp.is_active(name)}
+        return configure(self.recipe, active)
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """Returns the compiled model for `hp`: augmentation, if the recipe has any, and the network."""
+        return compile_trainer(self.configure(hp), self.training)[0]
