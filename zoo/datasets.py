@@ -252,7 +252,7 @@ def _source(name: StrPath, data_dir: StrPath | None, manual_dir: StrPath | None,
     if text == "digits":
         return _Digits()
     folder = Path(text).expanduser()
-    if known is None and folder.is_dir():
+    if known is None and text and folder.is_dir():
         return _Folder(text, folder)
     if known is None and not re.fullmatch(r"\w+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", text):
         if os.sep in text or text.startswith((".", "~")):
@@ -537,6 +537,7 @@ class _Tfds:
 
     def _keys(self, builder: Any) -> tuple[str, str]:
         """The names of the image and of the label among the set's features."""
+        import numpy
         import tensorflow_datasets as tfds
 
         features = builder.info.features if isinstance(builder.info.features, tfds.features.FeaturesDict) else {}
@@ -549,7 +550,7 @@ class _Tfds:
             raise DatasetError(
                 f"{self.name} is not an image classification set: expected one image and one class label; it has {', '.join(features) or 'neither'}."
             )
-        if (dtype := features[image].np_dtype) != "uint8":
+        if (dtype := numpy.dtype(features[image].np_dtype)) != numpy.uint8:
             raise DatasetError(f"{self.name} has images of {dtype}. Expected uint8.")
         return image, label
 
