@@ -430,6 +430,10 @@ class _Tfds:
         import tensorflow as tf
 
         builder = self._prepared() or self._prepare()
+        if (file_format := builder.info.file_format.value) != "tfrecord":
+            raise DatasetError(
+                f"{self.name} lies in {builder.data_path} as {file_format}. Expected tfrecord: name another data_dir to prepare it in."
+            )
         self.__dict__["spec"] = spec = self.spec if self.known else self._derived_spec(builder)
         image, label = self._keys(builder)
         names = _parts(builder.info.splits)
@@ -548,7 +552,7 @@ class _Tfds:
         label = _preferred(labels, [*supervised, "label"])
         if image is None or label is None:
             raise DatasetError(
-                f"{self.name} is not an image classification set: expected one image and one class label; it has {', '.join(features) or 'neither'}."
+                f"{self.name} is not an image classification set: expected one image and one class label; it has {', '.join(sorted(features)) or 'neither'}."
             )
         if (dtype := numpy.dtype(features[image].np_dtype)) != numpy.uint8:
             raise DatasetError(f"{self.name} has images of {dtype}. Expected uint8.")
@@ -598,14 +602,11 @@ def _records(builder: Any, split: str, image: str, label: str) -> tuple[numpy.nd
     """Reads the encoded images and the labels of one TFDS split, in the order in which they were written."""
     import numpy
     import tensorflow as tf
-    import tensorflow_datasets as tfds
 
     features = {image: tf.io.FixedLenFeature([], tf.string), label: tf.io.FixedLenFeature([], tf.int64)}
-    if builder.info.file_format == tfds.core.FileFormat.TFRECORD:  # parsing whole batches takes a tenth of TFDS's time
-        files = [str(path) for path in builder.info.splits[split].filepaths]
-        batches = tf.data.TFRecordDataset(files).batch(1000).map(lambda records: tf.io.parse_example(records, features))
-    else:
-        batches = builder.as_dataset(split=split, shuffle_files=False, decoders={image: tfds.decode.SkipDecoding()}).batch(1000)
+    files = [str(path) for path in builder.info.splits[split].filepaths]
+    # Parsing whole batches takes a tenth of the time that TFDS's own reader takes.
+    batches = tf.data.TFRecordDataset(files).batch(1000).map(lambda records: tf.io.parse_example(records, features))
     columns = [(batch[image], batch[label]) for batch in batches.as_numpy_iterator()]
     return numpy.concatenate([column[0] for column in columns]), numpy.concatenate([column[1] for column in columns])
 
