@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.resources
 import logging
+import textwrap
+import warnings
 import weakref
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
@@ -109,10 +111,38 @@ def load_weights(source: keras.Model, path: Path, card: Card) -> None:
             "Nothing was loaded. Install the package again, or train the weights anew."
         )
     try:
-        source.load_weights(path)
+        _check_layers(source, path)
+        with warnings.catch_warnings(record=True) as remarks:
+            warnings.simplefilter("always")
+            source.load_weights(path)
+        if skipped := [str(remark.message) for remark in remarks if issubclass(remark.category, UserWarning)]:
+            raise ValueError(skipped[0])
     except (ValueError, OSError, KeyError) as error:
-        detail = str(error).strip().partition("\n")[0]
+        detail = textwrap.shorten(str(error), 300)
         raise WeightsError(f"The weights {path} do not fit the model {card.model} as the card of {card.name} describes it: {detail}") from None
+
+
+def _check_layers(source: keras.Model, path: Path) -> None:
+    """Raises a ValueError unless the file has, by layer name, the model's variables and no others.
+
+    Keras finds a layer in the file by its class and position: it would put the third of a file's fully connected layers
+    into the third of the model's, whatever they are, and leave further ones unread.
+    """
+    import h5py
+
+    stored, nested = {}, set()
+    with h5py.File(path) as file:
+        for layer in file["layers"].values():
+            name, values = layer["vars"].attrs["name"], layer["vars"]
+            if set(layer) != {"vars"}:
+                nested.add(name)
+            elif len(values):
+                stored[name] = [values[key].shape for key in sorted(values, key=int)]
+    expected = {layer.name: [tuple(variable.shape) for variable in layer.weights] for layer in source.layers if layer.weights}
+    for name in [*expected, *(name for name in stored if name not in expected)]:
+        in_file, in_model = stored.get(name, "none"), expected.get(name, "none")
+        if name not in nested and in_file != in_model:
+            raise ValueError(f"the variables of {name} are {in_file} in the file and {in_model} in the model.")
 
 
 def transfer(source: keras.Model, target: keras.Model, name: str) -> LoadReport:
