@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -10,7 +11,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,8 @@ import keras_tuner
 from keras_tuner.errors import FailedTrialError
 
 from tuning.hypermodel import ZooHyperModel
-from tuning.spaces import STUDIES, Study, search_space
-from zoo.errors import TrainingError, UsageError, unknown
+from tuning.spaces import Study, search_space
+from zoo.errors import TrainingError, UsageError
 from zoo.files import write_text
 from zoo.specs import Recipe
 from zoo.training import TrainingRun, load_training_data, write_recipe
@@ -79,7 +80,9 @@ class SearchResult:
     @property
     def ranking(self) -> list[Trial]:
         """The completed trials, the best first; of equals the earlier."""
-        return sorted((trial for trial in self.trials if trial.val_accuracy is not None), key=lambda trial: (-(trial.val_accuracy or 0), trial.number))
+        return sorted(
+            (trial for trial in self.trials if trial.val_accuracy is not None), key=lambda trial: (-(trial.val_accuracy or 0), trial.number)
+        )
 
     @property
     def best(self) -> Trial:
@@ -156,7 +159,8 @@ def search(
         hypermodel = ZooHyperModel(recipe, training, names, study)
         tuner = _Tuner(hypermodel, oracle, directory, training, validation, deadline, on_trial)
         try:
-            tuner.search(verbose=0)
+            with _quiet():
+                tuner.search(verbose=0)
         finally:
             result = SearchResult(tuner.finished(), directory, time.monotonic() - started)
             _write(result)
@@ -236,8 +240,8 @@ class _Tuner(keras_tuner.Tuner):
         on_trial: Callable[[Trial], None] | None,
     ) -> None:
         self.training, self.validation, self.deadline, self.on_trial = training, validation, deadline, on_trial
-        with open(os.devnull, "w") as nowhere, _stdout(nowhere):  # it announces a reload
-            super().__init__(hypermodel, oracle=oracle, directory=str(directory), project_name=PROJECT)
+        with _quiet():
+            super().__init__(oracle, hypermodel, directory=str(directory), project_name=PROJECT)
 
     def run_trial(self, trial: keras_tuner.engine.trial.Trial, *args: Any, **kwargs: Any) -> dict[str, float]:
         recipe = self.hypermodel.configure(trial.hyperparameters)
@@ -267,7 +271,9 @@ class _Tuner(keras_tuner.Tuner):
 
     def finished(self) -> tuple[Trial, ...]:
         """All trials that have ended, in order, those of earlier calls included."""
-        return tuple(sorted((self._read(trial) for trial in self.oracle.trials.values() if self._kept(trial).is_file()), key=lambda trial: trial.number))
+        return tuple(
+            sorted((self._read(trial) for trial in self.oracle.trials.values() if self._kept(trial).is_file()), key=lambda trial: trial.number)
+        )
 
     def _kept(self, trial: keras_tuner.engine.trial.Trial) -> Path:
         return Path(self.get_trial_dir(trial.trial_id)) / "result.json"
@@ -280,3 +286,26 @@ class _Tuner(keras_tuner.Tuner):
         active = {name: value for name, value in trial.hyperparameters.values.items() if trial.hyperparameters.is_active(name)}
         recipe = Recipe.from_dict(kept.pop("recipe"))
         return Trial(config=active, recipe=recipe, val_accuracy=trial.score if kept["state"] == "completed" else None, **kept)
+
+
+class _OutOfTime(Exception):
+    """The budget ended while a trial was running."""
+
+
+class _Deadline(keras.callbacks.Callback):
+    """Ends a trial at the deadline."""
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__()
+        self.deadline = deadline
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if time.monotonic() >= self.deadline:
+            raise _OutOfTime
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Holds back what KerasTuner prints: that it takes up a project again, and the traceback of every trial that was stopped."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield

@@ -30,7 +30,7 @@ def load_backend() -> None:
     The notes bypass Python's `sys.stderr`, so the file descriptor is turned away while the import runs. If the import
     fails, everything that was held back is shown.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TFDS_DISABLE_PROGRESS_BAR", "1")
     if "tensorflow" in sys.modules:
         return
