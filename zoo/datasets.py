@@ -551,9 +551,8 @@ class _Tfds:
         image = _preferred(images, [*supervised, "image"])
         label = _preferred(labels, [*supervised, "label"])
         if image is None or label is None:
-            raise DatasetError(
-                f"{self.name} is not an image classification set: expected one image and one class label; it has {', '.join(sorted(features)) or 'neither'}."
-            )
+            found = ", ".join(sorted(features)) or "neither"
+            raise DatasetError(f"{self.name} is not an image classification set: expected one image and one class label; it has {found}.")
         if (dtype := numpy.dtype(features[image].np_dtype)) != numpy.uint8:
             raise DatasetError(f"{self.name} has images of {dtype}. Expected uint8.")
         return image, label
