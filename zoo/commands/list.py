@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from zoo.console import console, print_json
+from zoo.errors import ZooError
 from zoo.registry import list_models, model_info, resolve
 from zoo.weights import pretrained_card
 
@@ -13,6 +14,8 @@ HELP = "list the models, or with --pretrained their weights"
 EXAMPLES = """  zoo list
   zoo list --pretrained '*.mnist'
   zoo list --json 'cnn*'"""
+
+WIDE = 1000  # columns for a pipe, so that every row is one line
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,14 +32,17 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     if not rows:
-        console(stderr=True).print(f"Nothing matches {arguments.pattern!r}.", markup=False)
-        return 1
+        raise ZooError(f"Nothing matches {arguments.pattern!r}.")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in rows[0]:
-        table.add_column(column.replace("_", " "), justify="right" if column in ("parameters", "test_accuracy") else "left")
+        number = column in ("parameters", "test_accuracy")
+        table.add_column(column.replace("_", " "), justify="right" if number else "left", no_wrap=column != "description")
     for row in rows:
         table.add_row(*(_text(value) for value in row.values()))
-    console().print(table)
+    screen = console()
+    if not screen.is_terminal:
+        screen.width = WIDE
+    screen.print(table)
     return 0
 
 
@@ -51,7 +57,9 @@ def _weights(pattern: str) -> list[dict[str, Any]]:
         spec, weights = resolve(name)
         assert weights is not None
         card = pretrained_card(spec.name, weights)
-        rows.append({"name": name, "dataset": card.dataset, "parameters": card.parameters, "test_accuracy": card.results["test"]["accuracy"]})
+        rows.append(
+            {"name": name, "dataset": card.dataset, "parameters": card.parameters, "test_accuracy": card.results.get("test", {}).get("accuracy")}
+        )
     return rows
 
 
@@ -60,4 +68,6 @@ def _text(value: Any) -> str:
         return f"{100 * value:.2f} %"
     if isinstance(value, int):
         return f"{value:,}"
+    if value is None:
+        return "unknown"
     return ", ".join(value) if isinstance(value, list) else str(value)
