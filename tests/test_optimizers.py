@@ -70,7 +70,7 @@ def test_the_ends_of_every_domain_create_an_optimizer(name: str) -> None:
     ("call", "message"),
     [
         (lambda: create_optimizer("adma"), "Unknown optimizer 'adma'. Did you mean 'adam"),
-        (lambda: optimizer_info("SGD"), "Unknown optimizer 'SGD'. Did you mean 'sgd'? Valid optimizers: adadelta, adafactor, adagrad, adam, "),
+        (lambda: optimizer_info("SGD"), "Unknown optimizer 'SGD'. Did you mean 'sgd'? Valid optimizers: adadelta, "),
         (lambda: optimizer_info(None), "Unknown optimizer None. "),
         (
             lambda: create_optimizer("momentum", momentun=0.5),
