@@ -20,7 +20,7 @@ ORDER = (
     *("commands", "cli"),
 )
 # What finds its parts at run time: public names, models, recipes, subcommands.
-DYNAMIC = {"zoo/__init__.py", "zoo/registry.py", "zoo/recipes/__init__.py", "zoo/cli.py"}
+DYNAMIC = {"zoo/__init__.py", "zoo/registry.py", "zoo/recipes/__init__.py", "zoo/serving/__init__.py", "zoo/cli.py", "tuning/__init__.py"}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for package in ("zoo", "tuning") for path in (ROOT / package).rglob("*.py"))
 
 

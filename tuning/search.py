@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import keras_tuner
-from keras_tuner.errors import FailedTrialError
 
 from tuning.hypermodel import ZooHyperModel
 from tuning.spaces import Study, search_space
@@ -254,15 +253,14 @@ class _Tuner(keras_tuner.Tuner):
             return {OBJECTIVE: run.history[-1]["val_accuracy"]}
         except _OutOfTime:
             kept |= {"state": "stopped", "message": "the budget ended"}
-            raise FailedTrialError("the budget ended") from None
         except Exception as error:
             kept |= {"state": "failed", "message": str(error).strip().partition("\n")[0] or type(error).__name__}
-            raise FailedTrialError(str(error)) from error
         finally:
             kept |= {"epochs": 0 if run is None else run.epoch, "seconds": round(time.monotonic() - started, 3), "recipe": recipe.to_dict()}
             trial.kept = kept
             self._keep(trial)
             keras.backend.clear_session()
+        return {OBJECTIVE: math.nan}  # KerasTuner takes this for a failed trial, and goes on
 
     def on_trial_end(self, trial: keras_tuner.engine.trial.Trial) -> None:
         super().on_trial_end(trial)

@@ -131,16 +131,6 @@ _OPTIMIZERS = (
         description="adam with nesterov's look ahead",
     ),
     OptimizerSpec(
-        name="adafactor",
-        family="adaptive",
-        keras_class="Adafactor",
-        learning_rate=1e-2,
-        defaults={"relative_step": False},
-        domains={"learning_rate": Float(1e-4, 1e-1, "log")},
-        reference="Shazeer, Stern, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, 2018, https://arxiv.org/abs/1804.04235",
-        description="rmsprop that keeps only row and column means of the squared gradients",
-    ),
-    OptimizerSpec(
         name="lamb",
         family="adaptive",
         keras_class="Lamb",

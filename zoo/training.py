@@ -155,7 +155,7 @@ def build(recipe: Recipe, dataset: Dataset) -> tuple[keras.Model, dict[str, Any]
             f"For another data set name the model without the tag: {spec.name!r}."
         )
     hyperparameters = {**(weights.hyperparameters if weights else _standardization(spec.defaults, dataset)), **recipe.hyperparameters}
-    shape = {"input_shape": input_shape, "num_classes": num_classes}
+    shape: dict[str, Any] = {"input_shape": input_shape, "num_classes": num_classes}
     if recipe.initial_weights:
         model = create_model(recipe.initial_weights, pretrained=True, **shape, **recipe.hyperparameters)
         origin, tag = resolve(recipe.initial_weights)

@@ -78,13 +78,15 @@ def _show_model(spec: ModelSpec) -> Iterable[str]:
 def _headline(card: Card) -> str:
     test = card.results["test"]
     low, high = test["accuracy_interval"]
-    return f"{card.name}: {100 * test['accuracy']:.2f} % of {test['images']:,} test images (95 %: {100 * low:.2f} - {100 * high:.2f}), {card.parameters:,} parameters"
+    measured = f"{100 * test['accuracy']:.2f} % of {test['images']:,} test images (95 %: {100 * low:.2f} - {100 * high:.2f})"
+    return f"{card.name}: {measured}, {card.parameters:,} parameters"
 
 
 def _show_card(card: Card) -> Iterable[str]:
     test, seeds = card.results["test"], card.seeds
     yield f"[bold]{_headline(card)}[/]"
-    yield f"over {seeds['count']} seeds: {100 * seeds['mean']:.2f} ± {100 * seeds['standard_deviation']:.2f} %; the shipped weights are seed {card.recipe['seed']}'s"
+    yield f"over {seeds['count']} seeds: {100 * seeds['mean']:.2f} ± {100 * seeds['standard_deviation']:.2f} %"
+    yield f"the shipped weights are seed {card.recipe['seed']}'s"
     yield f"negative log likelihood {test['negative_log_likelihood']:.4f}, expected calibration error {test['expected_calibration_error']:.4f}"
     yield f"\ninput      image {card.input_shape}, values 0..255"
     yield f"output     logits ({card.num_classes},): {', '.join(card.class_names)}"

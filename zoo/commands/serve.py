@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -63,6 +64,8 @@ def _sources(arguments: argparse.Namespace, temporary: Path) -> list[ModelSource
     if not arguments.sources:
         raise ServingError("There is no model repository saved_models here. `zoo export NAME` makes one, and `zoo serve NAME` needs none.")
     for name in names:
+        if os.sep in name and not Path(name).exists():
+            raise ServingError(f"There is no model repository {name}. `zoo export NAME --to {name}` makes one.")
         export_model(name, temporary)
     return find_models(temporary)
 

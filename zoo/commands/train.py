@@ -83,7 +83,8 @@ def recipe_and_directory(arguments: argparse.Namespace) -> tuple[Recipe, Path]:
         base = load_recipe(source)
         if "dataset" in changes and changes["dataset"] != base.dataset:
             raise UsageError(
-                f"The recipe {source} is for {base.dataset}. For another data set name the model: zoo train {base.model.partition('.')[0]} --dataset {changes['dataset']}."
+                f"The recipe {source} is for {base.dataset}. For another data set name the model: "
+                f"zoo train {base.model.partition('.')[0]} --dataset {changes['dataset']}."
             )
     else:
         spec, _ = resolve(source)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from zoo.layers import classifier, hidden_layer, kernel_initializer, preprocess
 from zoo.registry import register_model
-from zoo.specs import Choice, Float, Int, WeightsSpec
+from zoo.specs import Choice, Domain, Float, Int, WeightsSpec
 
 if TYPE_CHECKING:
     import keras
 
 DIGITS = {"filters": 32, "units": 64, "pixel_mean": 78.0, "pixel_std": 96.0}
 MNIST = {"convolutions": 2, "filters": 16, "units": 128, "pixel_mean": 33.0, "pixel_std": 78.0}
-DOMAINS = {
+DOMAINS: dict[str, Domain] = {
     "filters": Int(8, 64, "log"),
     "blocks": Int(1, 3),
     "convolutions": Int(1, 2),

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from zoo.layers import classifier, hidden_layer, preprocess
 from zoo.registry import register_model
-from zoo.specs import Choice, Float, Int, WeightsSpec
+from zoo.specs import Choice, Domain, Float, Int, WeightsSpec
 
 if TYPE_CHECKING:
     import keras
 
 DIGITS = {"units": 256, "pixel_mean": 78.0, "pixel_std": 96.0}
 MNIST = {"units": 512, "pixel_mean": 33.0, "pixel_std": 78.0}
-DOMAINS = {
+DOMAINS: dict[str, Domain] = {
     "units": Int(32, 1024, "log"),
     "depth": Int(1, 4),
     "dropout": Float(0.0, 0.5),

@@ -44,15 +44,11 @@ def _parse_leniently(body: bytes) -> Any:
     if not text:
         raise BadRequest("JSON Parse error: The document is empty")
     try:
-        return json.JSONDecoder(object_pairs_hook=_first_wins).raw_decode(text)[0]
+        return json.JSONDecoder().raw_decode(text)[0]
     except json.JSONDecodeError as error:
         raise BadRequest(f"JSON Parse error: {error.msg} at offset: {error.pos}") from None
     except RecursionError:
         raise BadRequest("JSON Parse error: the document is nested too deeply") from None
-
-
-def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return dict(reversed(pairs))
 
 
 def signature_name(document: Mapping[str, Any]) -> str:

@@ -43,7 +43,8 @@ class ModelSource:
         found = versions(self.base_path)
         if not found:
             raise ServingError(
-                f"No versions of model {self.name} found under {self.base_path}. A version is a folder named by a whole number, such as {self.base_path}/1."
+                f"No versions of model {self.name} found under {self.base_path}. "
+                f"A version is a folder named by a whole number, such as {self.base_path}/1."
             )
         if self.policy == "specific":
             if missing := sorted(set(self.chosen) - set(found)):

@@ -139,7 +139,7 @@ def start(repository: str | Path, port: int = 0) -> ServerProcess:
         said.append(line)
         if match := re.search(rf"{READY}(http://\S+)", line):
             return ServerProcess(process, match[1])
-    process.wait()
+    process.communicate()
     raise ServingError(f"The server did not start: {' '.join(said).strip() or f'exit status {process.returncode}'}")
 
 

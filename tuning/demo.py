@@ -63,11 +63,13 @@ def _check(condition: bool, message: str) -> None:
 
 
 def _list(screen: Console) -> None:
-    from zoo.commands import list as list_command
-    from zoo.registry import list_models
+    from zoo.registry import list_models, model_info
 
     _step(screen, 1, "What is in the zoo", "zoo list")
-    list_command.run(argparse.Namespace(pattern="*", pretrained=False, json=False))
+    for name in list_models():
+        spec = model_info(name)
+        tags = f" (pretrained: {', '.join(weights.tag for weights in spec.pretrained)})" if spec.pretrained else ""
+        screen.print(f"[bold]{name}[/]{tags}: {spec.description}")
     missing = set(NAMES) - set(list_models(pretrained=True))
     _check(not missing, f"the zoo lacks {', '.join(sorted(missing))}.")
 
@@ -95,8 +97,8 @@ def _evaluate(screen: Console) -> Dataset:
 
 
 def _search(screen: Console, directory: Path, seconds: float) -> Path:
-    import importlib
-
+    from tuning.command import ranking_table
+    from tuning.search import BEST_RECIPE, search
     from zoo.specs import Recipe
 
     _step(
@@ -105,20 +107,18 @@ def _search(screen: Console, directory: Path, seconds: float) -> Path:
         f"Which optimizer suits {MODEL}? {seconds:.0f} s of search",
         f"zoo tune {MODEL} --dataset digits --study optimizers --budget {seconds:.0f}s",
     )
-    tune = importlib.import_module("tuning.command")
-    search = importlib.import_module("tuning.search")
     with screen.status("searching") as status:
-        result = search.search(
+        result = search(
             Recipe(MODEL, "digits", epochs=5, batch_size=32),
             study="optimizers",
             budget=seconds,
             directory=directory,
             on_trial=lambda trial: status.update(f"searching: {trial.number + 1} trials, the last with {trial.recipe.optimizer}"),
         )
-    screen.print(tune.ranking_table(result))
+    screen.print(ranking_table(result))
     screen.print(f"{len(result.ranking)} trials completed; every optimizer started from its default settings")
     _check(len(result.ranking) > 1 and (result.best.val_accuracy or 0) > 0.8, "the search found no configuration above 80 % validation accuracy.")
-    return directory / search.BEST_RECIPE
+    return directory / BEST_RECIPE
 
 
 def _train(screen: Console, recipe_file: Path, directory: Path) -> tuple[keras.Model, Card]:
@@ -142,9 +142,7 @@ def _export(screen: Console, run: Path, repository: Path) -> None:
     _step(screen, 5, "Export it as a SavedModel for TF Serving", f"zoo export {run.name} --to {repository.name}")
     with screen.status("exporting"):
         report = export_report(export_model(run, repository))
-    screen.print(
-        f"{report['name']}/{report['version']}: {report['bytes'] / 1e6:.1f} MB, signature serving_default: image -> probabilities, class_id, label, logits"
-    )
+    screen.print(f"{report['name']}/{report['version']}, {report['bytes'] / 1e6:.1f} MB: image -> probabilities, class_id, label, logits")
     _check((Path(report["directory"]) / "saved_model.pb").is_file(), "the export holds no saved_model.pb.")
 
 
@@ -167,7 +165,8 @@ def _serve(screen: Console, repository: Path, name: str, model: keras.Model, dig
         prediction["label"] == digits.spec.class_names[label] for prediction, label in zip(predictions, digits.labels[:IMAGES_SENT], strict=True)
     )
     screen.print(
-        f"{len(predictions)} images answered, {right} labels right; largest difference to Keras's probabilities {difference:.1e}; server stopped with status {status}"
+        f"{len(predictions)} images answered, {right} labels right; largest difference to Keras's probabilities {difference:.1e}; "
+        f"server stopped with status {status}"
     )
     _check(
         len(predictions) == IMAGES_SENT and difference <= TOLERANCE,

@@ -1,0 +1,74 @@
+"""Evaluation: the figures, against ones worked out by hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import keras
+import numpy
+import pytest
+
+import zoo
+from zoo.errors import DatasetError, UsageError
+from zoo.evaluation import evaluate, expected_calibration_error, softmax
+
+DATA = os.environ.get("TFDS_DATA_DIR") or str(Path(__file__).parents[2] / "shared" / "tensorflow_datasets")
+
+
+@pytest.fixture(scope="module")
+def reader() -> keras.Model:
+    """A model whose logits are its image's pixels."""
+    image = keras.Input((1, 3, 1), name="image")
+    return keras.Model(image, keras.layers.Reshape((3,))(image))
+
+
+def test_the_figures_of_a_known_classifier(reader: keras.Model) -> None:
+    logits = numpy.log([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]).astype("float32")
+    labels = numpy.array([0, 1, 1, 2])
+    result = evaluate(reader, logits.reshape(4, 1, 3, 1), labels, ["a", "b", "c"], batch_size=3)
+    assert result["images"] == 4
+    assert result["accuracy"] == 0.75
+    assert result["confusion"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert [row["recall"] for row in result["classes"]] == [1.0, 0.5, 1.0]
+    assert [row["precision"] for row in result["classes"]] == [0.5, 1.0, 1.0]
+    assert [row["name"] for row in result["classes"]] == ["a", "b", "c"]
+    assert result["negative_log_likelihood"] == pytest.approx(-numpy.log([0.7, 0.3, 0.8, 0.6]).mean(), rel=1e-5)
+    assert result["accuracy_interval"] == pytest.approx([0.3006, 0.9544], abs=1e-4)  # Wilson's interval for 3 of 4
+    assert result["images_per_second"] > 0
+
+
+def test_calibration_error_of_a_known_classifier() -> None:
+    probabilities = numpy.array([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
+    labels = numpy.array([0] * 9 + [1] + [1] * 5 + [0] * 5)
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(0.05)
+
+
+def test_softmax_survives_large_logits() -> None:
+    numpy.testing.assert_allclose(softmax(numpy.array([[1000.0, 0.0], [0.0, 0.0]])), [[1, 0], [0.5, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (numpy.zeros((2, 1, 3, 1)), numpy.zeros(3, int), "2 images, 3 labels"),
+        (numpy.zeros((0, 1, 3, 1)), numpy.zeros(0, int), "at least one"),
+        (numpy.zeros((2, 1, 3, 1)), numpy.array([0, 3]), "has 3 classes, but the labels run from 0 to 3"),
+    ],
+)
+def test_bad_input_is_named(reader: keras.Model, images: numpy.ndarray, labels: numpy.ndarray, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        evaluate(reader, images, labels)
+
+
+@pytest.mark.parametrize("name", zoo.list_models(pretrained=True))
+def test_every_shipped_weight_is_as_good_as_its_card(name: str) -> None:
+    model, card = zoo.load_trained(name)
+    try:
+        data = zoo.load_dataset(card.dataset, "test", data_dir=DATA, download=False)
+    except DatasetError as error:
+        if card.dataset == "digits":
+            raise
+        pytest.skip(str(error))
+    claimed = card.results["test"]["accuracy"]
+    assert evaluate(model, data.images, data.labels)["accuracy"] == pytest.approx(claimed, abs=0.001)

@@ -1,0 +1,174 @@
+"""Exports: the signature, equal answers, whole versions or none, and TensorFlow's own command on each shipped one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy
+import pytest
+import tensorflow as tf
+
+import zoo
+from zoo import export
+from zoo.cards import Card
+from zoo.errors import ExportError
+from zoo.evaluation import softmax
+from zoo.export import export_model, model_names, versions, write_models_config
+
+SAVED_MODELS = Path(__file__).parents[1] / "saved_models"
+
+
+def card_of(model: keras.Model, name: str = "tiny") -> Card:
+    classes = model.output_shape[-1]
+    return Card(
+        name=name,
+        model=model.name,
+        hyperparameters={},
+        input_shape=model.input_shape[1:],
+        num_classes=classes,
+        class_names=tuple(f"class {index}" for index in range(classes)),
+        dataset="digits",
+        light_on_dark=True,
+        recipe={},
+        sha256="",
+        parameters=model.count_params(),
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[keras.Model, Card]:
+    model = zoo.create_model("cnn_bn", input_shape=(8, 6, 1), num_classes=3, filters=4, units=8)
+    return model, card_of(model)
+
+
+@pytest.fixture(scope="module")
+def exported(tiny: tuple[keras.Model, Card], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_model(tiny, tmp_path_factory.mktemp("repository"))
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_the_saved_model_answers_as_keras_does(name: str, small: Callable[[str], dict[str, Any]], tmp_path: Path) -> None:
+    model = zoo.create_model(name, input_shape=(8, 8, 2), num_classes=4, **small(name))
+    loaded = tf.saved_model.load(str(export_model((model, card_of(model)), tmp_path)))
+    images = numpy.random.default_rng(0).uniform(0, 255, (5, 8, 8, 2)).astype("float32")
+    logits = model.predict(images, verbose=0)
+    for count in (1, 5):
+        answer = loaded.signatures["serving_default"](image=tf.constant(images[:count]))
+        numpy.testing.assert_allclose(answer["logits"], logits[:count], atol=1e-5)
+        numpy.testing.assert_allclose(answer["probabilities"], softmax(logits[:count]), atol=1e-5)
+        assert answer["class_id"].numpy().tolist() == logits[:count].argmax(axis=1).tolist()
+        assert answer["label"].numpy().tolist() == [f"class {index}".encode() for index in logits[:count].argmax(axis=1)]
+
+
+def test_the_signature_has_stable_names_and_types(exported: Path) -> None:
+    signature = tf.saved_model.load(str(exported)).signatures["serving_default"]
+    (given,) = signature.structured_input_signature[1].values()
+    assert (given.name, given.dtype, given.shape.as_list()) == ("image", tf.float32, [None, 8, 6, 1])
+    outputs = {name: (spec.dtype, spec.shape.as_list()) for name, spec in signature.structured_outputs.items()}
+    assert outputs == {
+        "class_id": (tf.int64, [None]),
+        "label": (tf.string, [None]),
+        "logits": (tf.float32, [None, 3]),
+        "probabilities": (tf.float32, [None, 3]),
+    }
+
+
+def test_labels_and_card_lie_beside_the_graph(exported: Path) -> None:
+    assert (exported / "assets" / "labels.txt").read_text() == "class 0\nclass 1\nclass 2\n"
+    assert Card.read(exported / "assets.extra" / "card.json").name == "tiny"
+    assert (exported.parents[1] / "models.config").read_text().count("config {") == 1
+
+
+def test_versions_count_up_and_are_never_overwritten(tiny: tuple[keras.Model, Card], tmp_path: Path) -> None:
+    assert [export_model(tiny, tmp_path).name, export_model(tiny, tmp_path, version=7).name, export_model(tiny, tmp_path).name] == ["1", "7", "8"]
+    with pytest.raises(ExportError, match=r"tiny/7 exists\. .* next free one is 9"):
+        export_model(tiny, tmp_path, version=7)
+    assert versions(tmp_path / "tiny") == [1, 7, 8]
+    export_model(tiny, tmp_path, name="other")
+    assert model_names(tmp_path) == ["other", "tiny"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"name": "a/b"}, "name consists of"), ({"name": ".hidden"}, "name consists of"), ({"version": 0}, "above 0")]
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str, tiny: tuple[keras.Model, Card], tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        export_model(tiny, tmp_path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(tiny: tuple[keras.Model, Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_then_fail(model: keras.Model, card: Card, directory: Path) -> None:
+        (directory / "saved_model.pb").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(export, "_write", write_then_fail)
+    with pytest.raises(ExportError, match=r"No space left on device\. Nothing was exported"):
+        export_model(tiny, tmp_path)
+    assert not list((tmp_path / "tiny").iterdir())
+
+
+def test_a_file_in_the_way(tiny: tuple[keras.Model, Card], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ExportError, match="cannot be written"):
+        export_model(tiny, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_models_config_lists_what_has_a_version(tmp_path: Path) -> None:
+    (tmp_path / "b" / "1").mkdir(parents=True)
+    (tmp_path / "a" / "3").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    text = write_models_config(tmp_path).read_text()
+    assert text.index('name: "a"') < text.index('name: "b"')
+    assert "empty" not in text
+    assert 'base_path: "/models/a"' in text
+
+
+def test_the_repository_holds_an_export_of_every_weight() -> None:
+    assert model_names(SAVED_MODELS) == zoo.list_models(pretrained=True)
+    assert (SAVED_MODELS / "models.config").read_text().count("model_platform") == len(zoo.list_models(pretrained=True))
+
+
+@pytest.mark.parametrize("name", zoo.list_models(pretrained=True))
+def test_the_shipped_export_holds_the_shipped_weights(name: str) -> None:
+    model, card = zoo.load_trained(name)
+    newest = SAVED_MODELS / name / str(versions(SAVED_MODELS / name)[-1])
+    assert Card.read(newest / "assets.extra" / "card.json").sha256 == card.sha256
+    images = numpy.random.default_rng(0).uniform(0, 255, (3, *card.input_shape)).astype("float32")
+    answer = tf.saved_model.load(str(newest)).signatures["serving_default"](image=tf.constant(images))
+    numpy.testing.assert_allclose(answer["logits"], model.predict(images, verbose=0), atol=1e-4, rtol=1e-5)
+
+
+def test_tensorflows_own_command_shows_and_runs_each(tmp_path: Path) -> None:
+    script = [
+        "import sys, numpy",
+        "from tensorflow.python.tools import saved_model_cli",
+        "arguments = sys.argv[1:]",
+        "for folder, height, width in zip(arguments[0::3], arguments[1::3], arguments[2::3]):",
+        "    numpy.save('image.npy', numpy.zeros((2, int(height), int(width), 1), 'float32'))",
+        "    for command in (['show', '--dir', folder, '--all'],",
+        "                    ['run', '--dir', folder, '--tag_set', 'serve', '--signature_def', 'serving_default', '--inputs', 'image=image.npy']):",
+        "        sys.argv = ['saved_model_cli', *command]",
+        "        try:",
+        "            saved_model_cli.main()",
+        "        except SystemExit as done:  # absl ends the process after every command",
+        "            assert not done.code, done.code",
+    ]
+    arguments = []
+    for name in zoo.list_models(pretrained=True):
+        height, width, _ = zoo.load_trained(name)[1].input_shape
+        arguments += [str(SAVED_MODELS / name / str(versions(SAVED_MODELS / name)[-1])), str(height), str(width)]
+    done = subprocess.run([sys.executable, "-c", "\n".join(script), *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    count = len(zoo.list_models(pretrained=True))
+    assert done.stdout.count("inputs['image'] tensor_info") >= count
+    assert done.stdout.count("Result for output key probabilities") == count
+    assert done.stdout.count("Result for output key label") == count

@@ -1,0 +1,228 @@
+"""Training: schedules, the run directory, exact resume, divergence, early stopping, fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import keras
+import numpy
+import pytest
+
+import zoo
+from zoo.errors import TrainingError, UsageError
+from zoo.specs import Affine, Elastic, Recipe
+from zoo.training import (
+    CHECKPOINT,
+    HISTORY,
+    TrainingRun,
+    build,
+    compile_trainer,
+    default_directory,
+    order,
+    precision,
+    read_recipe,
+    schedule,
+    write_recipe,
+)
+
+SMALL = Recipe("relu_mlp", "digits", hyperparameters={"units": 16}, epochs=2, learning_rate=0.005)
+RESUMED = Recipe(
+    "cnn_bn",
+    "digits",
+    hyperparameters={"filters": 4, "units": 8, "dropout": 0.2},
+    epochs=8,
+    batch_size=64,
+    augmentation=(Affine(pixels=0.5), Elastic(0.2)),
+    ema=0.9,
+    label_smoothing=0.1,
+    schedule="one_cycle",
+)
+
+
+@pytest.fixture(scope="module")
+def digits() -> zoo.Dataset:
+    return zoo.load_dataset("digits", "train_minus_validation")
+
+
+@pytest.fixture(scope="module")
+def validation() -> zoo.Dataset:
+    return zoo.load_dataset("digits", "validation")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "finished"
+    zoo.train(dataclasses.replace(SMALL, epochs=8, validate=True), directory, progress=False)
+    return directory
+
+
+def rates(recipe: Recipe, steps: int = 100) -> list[float]:
+    value = schedule(recipe, steps)
+    return [value if isinstance(value, float) else float(value(step)) for step in range(steps + 1)]
+
+
+def test_a_run_directory_holds_everything(finished: Path) -> None:
+    assert {"recipe.json", "environment.json", CHECKPOINT, HISTORY, "model.weights.h5", "card.json", "tensorboard"} <= {
+        path.name for path in finished.iterdir()
+    }
+    rows = (finished / HISTORY).read_text().splitlines()
+    assert rows[0].split(",") == ["epoch", "accuracy", "loss", "val_accuracy", "val_loss", "seconds"]
+    assert len(rows) == 9
+    assert read_recipe(finished).epochs == 8
+    assert json.loads((finished / "environment.json").read_text())["backend"] == "tensorflow"
+    model, card = zoo.load_trained(finished)
+    assert card.results["test"]["images"] == 360
+    test = zoo.load_dataset("digits", "test")
+    assert zoo.evaluate(model, test.images, test.labels)["accuracy"] == card.results["test"]["accuracy"] > 0.7
+
+
+def test_a_finished_run_is_not_run_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainingRun, "fit", lambda *_: pytest.fail("it trained again"))
+    assert zoo.train(read_recipe(finished), finished, progress=False).name == "finished"
+
+
+def test_a_directory_belongs_to_one_recipe(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"another recipe \(epochs 8 -> 9\)"):
+        zoo.train(dataclasses.replace(read_recipe(finished), epochs=9), finished)
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(TrainingError, match="not empty and holds no training run"):
+        zoo.train(SMALL, tmp_path)
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.json"
+    write_recipe(RESUMED, recipe)
+    train = "import sys, zoo; from zoo.training import read_recipe; zoo.train(read_recipe(sys.argv[1]), sys.argv[2], progress=False)"
+
+    def start(directory: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", train, str(recipe), str(directory)], stderr=subprocess.DEVNULL)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole).wait() == 0
+    for _ in range(3):
+        epoch = epochs_done(killed)
+        process = start(killed)
+        while epochs_done(killed) <= epoch and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.15))
+        process.kill()
+        process.wait()
+    assert start(killed).wait() == 0
+    assert epochs_done(killed) == RESUMED.epochs
+    first, second = arrays(whole / "model.weights.h5"), arrays(killed / "model.weights.h5")
+    assert first.keys() == second.keys()
+    assert all(numpy.array_equal(first[name], second[name]) for name in first)
+    assert not list(killed.glob("**/.tmp-*.h5"))
+
+
+def epochs_done(directory: Path) -> int:
+    path = directory / HISTORY
+    return len(path.read_text().splitlines()) - 1 if path.is_file() else 0
+
+
+def arrays(path: Path) -> dict[str, numpy.ndarray]:
+    found: dict[str, numpy.ndarray] = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    write_recipe(SMALL, tmp_path / "recipe.json")
+    (tmp_path / CHECKPOINT).write_bytes(b"no zip file")
+    with pytest.raises(TrainingError, match=r"checkpoint .* cannot be read .*--restart"):
+        zoo.train(SMALL, tmp_path)
+
+
+def test_divergence_stops_the_run(digits: zoo.Dataset) -> None:
+    run = TrainingRun(dataclasses.replace(SMALL, optimizer="sgd", learning_rate=1e30, epochs=3), digits, None)
+    with pytest.raises(TrainingError, match="diverged"):
+        run.fit()
+
+
+def test_early_stopping_keeps_the_best_epoch(digits: zoo.Dataset, validation: zoo.Dataset) -> None:
+    recipe = dataclasses.replace(SMALL, validate=True, early_stopping=2, epochs=60, learning_rate=0.05)
+    run = TrainingRun(recipe, digits, validation)
+    run.fit()
+    accuracies = [row["val_accuracy"] for row in run.history]
+    best = accuracies.index(max(accuracies))
+    assert len(accuracies) == best + 3 < 60
+    measured = zoo.evaluate(run.trained_model(), validation.images, validation.labels)["accuracy"]
+    assert measured == pytest.approx(max(accuracies), abs=1e-5)
+
+
+def test_the_average_replaces_the_weights(digits: zoo.Dataset) -> None:
+    run = TrainingRun(dataclasses.replace(SMALL, ema=0.5), digits, None)
+    run.fit()
+    averages = [keras.ops.convert_to_numpy(value) for value in run.trainer.optimizer._model_variables_moving_average]
+    kept = [keras.ops.convert_to_numpy(value) for value in run.trained_model().trainable_variables]
+    assert all(numpy.array_equal(one, other) for one, other in zip(averages, kept, strict=True))
+
+
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(digits: zoo.Dataset) -> None:
+    _, model, _ = compile_trainer(dataclasses.replace(SMALL, precision="mixed_bfloat16"), digits)
+    assert model.get_layer("hidden1_dense").compute_dtype == "bfloat16"
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    assert model.output.dtype == "float32"
+    assert keras.config.dtype_policy().name == "float32"
+    with pytest.raises(RuntimeError, match="inside"), precision("mixed_bfloat16"):
+        raise RuntimeError("inside")
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_schedules_rise_and_fall_where_they_should() -> None:
+    def recipe(**values: object) -> Recipe:
+        return Recipe("cnn", "digits", learning_rate=0.1, **values)  # type: ignore[arg-type]
+
+    assert set(rates(recipe(schedule="constant"))) == {0.1}
+    cosine = rates(recipe(schedule="cosine"))
+    assert cosine[0] == pytest.approx(0.1)
+    assert cosine[50] == pytest.approx(0.05)
+    assert cosine[100] == pytest.approx(0, abs=1e-7)
+    linear = rates(recipe(schedule="linear", warmup=0.2))
+    assert [linear[0], linear[10], linear[20], linear[60], linear[100]] == pytest.approx([0, 0.05, 0.1, 0.05, 0])
+    cycle = rates(recipe(schedule="one_cycle"))
+    assert cycle[0] == pytest.approx(0.004)
+    assert numpy.argmax(cycle) == 30
+    assert cycle[100] == pytest.approx(0, abs=1e-7)
+    assert rates(recipe(schedule="constant", warmup=0.5))[25] == pytest.approx(0.05)
+
+
+def test_the_order_of_images_depends_on_seed_and_epoch_alone() -> None:
+    assert numpy.array_equal(order(1, 2, 50), order(1, 2, 50))
+    assert sorted(order(1, 2, 50)) == list(range(50))
+    assert not numpy.array_equal(order(1, 2, 50), order(1, 3, 50))
+    assert not numpy.array_equal(order(1, 2, 50), order(2, 2, 50))
+
+
+def test_a_model_without_a_tag_takes_the_data_sets_shape_and_statistics(digits: zoo.Dataset) -> None:
+    model, hyperparameters = build(SMALL, digits)
+    assert model.input_shape == (None, 8, 8, 1)
+    assert hyperparameters["pixel_mean"] == pytest.approx(digits.images.mean(), abs=0.01)
+    with pytest.raises(UsageError, match=r"cnn.mnist takes images of shape \(28, 28, 1\).*'cnn'"):
+        build(Recipe("cnn.mnist", "digits"), digits)
+
+
+def test_fine_tuning_starts_from_the_weights(digits: zoo.Dataset) -> None:
+    model, _ = build(Recipe("relu_mlp", "digits", initial_weights="relu_mlp.digits"), digits)
+    assert zoo.evaluate(model, digits.images, digits.labels)["accuracy"] > 0.95
+    with pytest.raises(UsageError, match="must be a tag of it"):
+        build(Recipe("sigmoid_mlp", "digits", initial_weights="relu_mlp.digits"), digits)
+
+
+def test_recipes_from_files(tmp_path: Path) -> None:
+    write_recipe(RESUMED, tmp_path / "one.json")
+    assert read_recipe(tmp_path / "one.json") == RESUMED
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_recipe(tmp_path / "two.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(UsageError, match="is not JSON"):
+        read_recipe(tmp_path / "bad.json")
+    assert default_directory(RESUMED).name.startswith("cnn_bn-digits-")
