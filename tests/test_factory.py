@@ -45,6 +45,7 @@ def test_a_tag_gives_the_configuration_even_without_its_weights(name: str) -> No
 def test_arguments_come_before_the_tag_s() -> None:
     model = zoo.create_model("relu_mlp.digits", num_classes=3, units=16, depth=1)
     assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 3))
+    assert zoo.create_model("relu_mlp.digits", input_shape=(4, 5, 3)).input_shape == (None, 4, 5, 3)
     assert model.get_layer("hidden1_dense").units == 16
 
 

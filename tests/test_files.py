@@ -29,6 +29,18 @@ def test_a_file_appears_when_the_block_ends_and_not_before(tmp_path: Path) -> No
     assert names(target.parent) == {"model.weights.h5"}
 
 
+def test_the_content_is_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, synced, fsync = tmp_path / "file", [], os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append((os.fstat(descriptor).st_ino, target.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    write_text(target, "new")
+    assert synced == [(target.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+
+
 def test_an_exception_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("old")
