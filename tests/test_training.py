@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import subprocess
 import sys
@@ -215,6 +216,18 @@ def test_fine_tuning_starts_from_the_weights(digits: zoo.Dataset) -> None:
     assert zoo.evaluate(model, digits.images, digits.labels)["accuracy"] > 0.95
     with pytest.raises(UsageError, match="must be a tag of it"):
         build(Recipe("sigmoid_mlp", "digits", initial_weights="relu_mlp.digits"), digits)
+
+
+def test_a_recipe_runs_under_jax(tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    write_recipe(dataclasses.replace(RESUMED, epochs=6), tmp_path / "recipe.json")
+    train = "import zoo; from zoo.training import read_recipe; zoo.train(read_recipe('recipe.json'), 'run', progress=False)"
+    done = subprocess.run([sys.executable, "-c", train], cwd=tmp_path, env={**os.environ, "KERAS_BACKEND": "jax"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    model, card = zoo.load_trained(tmp_path / "run")
+    assert card.environment["backend"] == "jax"
+    test = zoo.load_dataset("digits", "test")
+    assert zoo.evaluate(model, test.images, test.labels)["accuracy"] == pytest.approx(card.results["test"]["accuracy"], abs=0.006)
 
 
 def test_recipes_from_files(tmp_path: Path) -> None:

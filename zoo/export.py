@@ -17,6 +17,7 @@ repository never sees a part of one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -93,6 +94,8 @@ def export_model(
             _write(model, card, directory)
         write_models_config(to)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            base.rmdir()  # only if it is empty: it was made for this version
         raise ExportError(f"{base} cannot be written: {error.strerror or error}. Nothing was exported.") from None
     return base / str(number)
 
@@ -156,7 +159,8 @@ def _write(model: keras.Model, card: Card, directory: Path) -> None:
             archive.write_out(str(directory), verbose=False)
     except tf.errors.OpError as error:
         if isinstance(error, tf.errors.ResourceExhaustedError | tf.errors.UnknownError | tf.errors.InternalError | tf.errors.DataLossError):
-            raise OSError(0, str(error.message).partition("\n")[0]) from None
+            full = os.strerror(errno.ENOSPC)
+            raise OSError(0, full if full in error.message else str(error.message).partition("\n")[0]) from None
         raise
     (directory / "assets").mkdir(exist_ok=True)
     (directory / "assets" / "labels.txt").write_text("".join(f"{label}\n" for label in card.class_names), encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from zoo.cards import Card
@@ -45,7 +46,7 @@ def _find(name: str) -> ModelSpec | Card | OptimizerSpec | DatasetSpec:
         return spec if weights is None else pretrained_card(spec.name, weights)
     if name in OPTIMIZERS:
         return optimizer_info(name)
-    if name in list_datasets():
+    if name in list_datasets() or Path(name).is_dir() or "/" in name:
         return dataset_info(name)
     raise unknown("name", name, [*list_models(), *OPTIMIZERS, *list_datasets()])
 
