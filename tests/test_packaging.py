@@ -200,7 +200,7 @@ def test_a_run_leaves_nothing_behind(installed: Environment) -> None:
 
 def first_label(output: str) -> str:
     """The most probable label of the first image in the output of `zoo predict --json`."""
-    return json.loads(output)[0]["predictions"][0]["label"]
+    return json.loads(output)[0]["label"]
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ import pytest
 import tuning
 import zoo
 from tuning.command import parse_duration
-from tuning.search import BEST_RECIPE, TABLE, search
 from tuning.spaces import COMPLEMENT, STUDIES, configure, search_space
+from tuning.trials import BEST_RECIPE, TABLE, search
 from zoo.errors import TrainingError, UnknownNameError, UsageError
 from zoo.specs import Recipe
 from zoo.training import TrainingRun, read_recipe
@@ -161,6 +161,10 @@ def test_a_budget_too_small_for_one_trial_says_so(tmp_path: Path) -> None:
 def test_a_search_needs_a_limit(limits: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"limit|above 0"):
         search(TINY, directory=tmp_path, **limits)
+
+
+def test_the_packages_function_is_not_hidden_by_a_module() -> None:
+    assert tuning.search is search
 
 
 def test_durations() -> None:

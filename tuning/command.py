@@ -14,7 +14,7 @@ from zoo.registry import resolve
 from zoo.specs import PRECISIONS, SCHEDULES, Recipe
 
 if TYPE_CHECKING:
-    from tuning.search import SearchResult, Trial
+    from tuning.trials import SearchResult, Trial
 
 HELP = "search for a model's best hyperparameters and optimizer"
 EXAMPLES = """  zoo tune relu_mlp --dataset digits --budget 60s
@@ -59,14 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
         validate=True,
     )
     load_backend()
-    from tuning.search import BEST_RECIPE, search
+    from tuning.trials import BEST_RECIPE, search
 
     screen = console(stderr=True)
     with screen.status("preparing the search") as status:
 
         def show(trial: Trial) -> None:
             score = f"{100 * trial.val_accuracy:.2f} %" if trial.val_accuracy is not None else f"{trial.state}: {trial.message}"
-            screen.print(f"trial {trial.number + 1:>3}  {score:<10}  {trial.recipe.optimizer:<9} {trial.seconds:.1f} s")
+            screen.print(f"trial {trial.number + 1:>3}  {score:<10}  {trial.recipe.optimizer:<9} {trial.seconds:.1f} s", markup=False)
             status.update(f"trial {trial.number + 2}")
 
         try:
@@ -87,8 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({"best": best.to_dict(), "trials": [trial.to_dict() for trial in result.trials], "directory": str(result.directory)})
         return 0
     console().print(ranking_table(result))
-    console().print(f"\n{len(result.ranking)} of {len(result.trials)} trials completed in {result.seconds:.0f} s; all of them in {result.directory}")
-    console().print(f"best: {100 * (best.val_accuracy or 0):.2f} % validation accuracy; train it with: zoo train {result.directory / BEST_RECIPE}")
+    console().print(
+        f"\n{len(result.ranking)} of {len(result.trials)} trials completed in {result.seconds:.0f} s; all of them in {result.directory}", markup=False
+    )
+    console().print(
+        f"best: {100 * (best.val_accuracy or 0):.2f} % validation accuracy; train it with: zoo train {result.directory / BEST_RECIPE}", markup=False
+    )
     return 0
 
 

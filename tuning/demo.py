@@ -98,7 +98,7 @@ def _evaluate(screen: Console) -> Dataset:
 
 def _search(screen: Console, directory: Path, seconds: float) -> Path:
     from tuning.command import ranking_table
-    from tuning.search import BEST_RECIPE, search
+    from tuning.trials import BEST_RECIPE, search
     from zoo.specs import Recipe
 
     _step(

@@ -82,7 +82,7 @@ def train(
 
     Example:
         >>> import tempfile, zoo
-        >>> recipe = zoo.Recipe("relu_mlp", "digits", hyperparameters={"units": 64}, epochs=2, learning_rate=0.003)
+        >>> recipe = zoo.Recipe("relu_mlp", "digits", hyperparameters={"units": 64}, epochs=8, learning_rate=0.003)
         >>> card = zoo.train(recipe, tempfile.mkdtemp(), progress=False)
         >>> card.results["test"]["accuracy"] > 0.7
         True

@@ -32,9 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
         report = export_report(export_model(source, arguments.to, version=arguments.version, name=arguments.name))
         reports.append(report)
         if not arguments.json:
-            console().print(f"{report['name']} version {report['version']}: {report['directory']} ({report['bytes'] / 1e6:.1f} MB)")
+            console().print(f"{report['name']} version {report['version']}: {report['directory']} ({report['bytes'] / 1e6:.1f} MB)", markup=False)
     if arguments.json:
         print_json(reports)
     else:
-        console().print(f"serve with: zoo serve {arguments.to}")
+        console().print(f"serve with: zoo serve {arguments.to}", markup=False)
     return 0

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     recipe, directory = recipe_and_directory(arguments)
     load_backend()
     screen = console(stderr=True)
-    screen.print(f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs with {recipe.optimizer}; run directory {directory}")
+    screen.print(f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs with {recipe.optimizer}; run directory {directory}", markup=False)
     card = train(recipe, directory, data_dir=arguments.data_dir, restart=arguments.restart)
     if arguments.json:
         print_json(dataclasses.asdict(card))
@@ -66,7 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
         console().print(
             f"{split} accuracy {100 * result['accuracy']:.2f} % (95 %: {100 * low:.2f} - {100 * high:.2f}) on {result['images']:,} images"
         )
-    console().print(f"weights and card in {directory}; next: zoo evaluate {directory}, zoo predict {directory} IMAGE, zoo export {directory}")
+    console().print(
+        f"weights and card in {directory}; next: zoo evaluate {directory}, zoo predict {directory} IMAGE, zoo export {directory}", markup=False
+    )
     return 0
 
 
