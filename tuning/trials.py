@@ -154,6 +154,7 @@ def search(
     deadline = math.inf if budget is None else started + budget
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "currentThread", DeprecationWarning)
+        warnings.filterwarnings("ignore", "All-NaN axis", RuntimeWarning)  # a trial without a figure
         oracle = _Oracle(names, deadline, objective=keras_tuner.Objective(OBJECTIVE, "max"), max_trials=trials, seed=recipe.seed + 1)
         hypermodel = ZooHyperModel(recipe, training, names, study)
         tuner = _Tuner(hypermodel, oracle, directory, training, validation, deadline, on_trial)
