@@ -43,7 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=int)
     group.add_argument("--epochs", type=int)
     group.add_argument("--label-smoothing", type=float)
-    group.add_argument("--augment", nargs="*", choices=list(AUGMENTATIONS), help="augmentations with their default strength")
+    group.add_argument(
+        "--augment", nargs="*", choices=list(AUGMENTATIONS), help="augmentations with their default strength, which suits images of 28x28"
+    )
     group.add_argument("--ema", type=float, help="momentum of the weights' moving average, e.g. 0.999")
     group.add_argument("--precision", choices=PRECISIONS)
     group.add_argument("--validate", action=argparse.BooleanOptionalAction, help="hold out a validation split (default with --dataset: yes)")
