@@ -29,6 +29,26 @@ def test_shift_moves_by_whole_pixels_and_lets_black_in(images: numpy.ndarray) ->
     assert len(seen) > 4
 
 
+def test_a_reflecting_shift_lets_the_mirror_image_in(images: numpy.ndarray) -> None:
+    padded = numpy.pad(images.astype("float32"), ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    seen = set()
+    for before, after in zip(padded, apply(images, Shift(2, reflect=True)), strict=True):
+        places = [(row, column) for row in range(5) for column in range(5) if numpy.array_equal(before[row : row + 12, column : column + 10], after)]
+        assert len(places) == 1
+        seen.update(places)
+    assert len(seen) > 4
+
+
+def test_strength_scales_the_continuous_moves(images: numpy.ndarray) -> None:
+    layer = Augment((Affine(), Elastic()), 0)
+    strong = numpy.abs(keras.ops.convert_to_numpy(layer(images, training=True)) - images).mean()
+    layer.strength.assign(0.1)
+    weak = numpy.abs(keras.ops.convert_to_numpy(layer(images, training=True)) - images).mean()
+    layer.strength.assign(0.0)
+    numpy.testing.assert_allclose(layer(images, training=True), images, atol=1e-3)
+    assert 0 < weak < strong / 2
+
+
 def test_flip_mirrors_some_images_and_leaves_the_others(images: numpy.ndarray) -> None:
     result = apply(images, Flip())
     flipped = [numpy.array_equal(after, before[:, ::-1]) for before, after in zip(images, result, strict=True)]

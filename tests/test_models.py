@@ -21,6 +21,7 @@ import tensorflow as tf
 
 import zoo
 from zoo.cards import Card
+from zoo.errors import ZooError
 from zoo.specs import Choice
 
 Hyperparameters = Callable[[str], dict[str, Any]]
@@ -254,18 +255,48 @@ def test_cnn_has_no_normalization_layer() -> None:
             assert all(layer.use_bias for layer in layers if is_convolution(layer))
 
 
-def test_cnn_bn_normalizes_after_every_convolution_and_before_its_rectifier() -> None:
-    assert family("cnn_bn") == ["cnn_bn", "cnn_bn_tiny"]
-    for model in family("cnn_bn"):
-        for convolutions in (1, 2):
-            layers = layers_of(model, convolutions=convolutions)
-            places = [index for index, layer in enumerate(layers) if is_convolution(layer)]
-            assert len(places) == 2 * convolutions
-            for index in places:
-                assert not layers[index].use_bias, "batch normalization brings its own shift"
-                assert isinstance(layers[index + 1], keras.layers.BatchNormalization)
-                assert isinstance(layers[index + 2], keras.layers.ReLU)
-            assert sum(is_normalization(layer) for layer in layers) == len(places)
+@pytest.mark.parametrize("pooling", ["first", "last"])
+@pytest.mark.parametrize("convolutions", [1, 2, (1, 3)])
+@pytest.mark.parametrize("model", family("cnn_bn"))
+def test_cnn_bn_normalizes_after_every_convolution_and_before_its_rectifier(model: str, convolutions: int | tuple[int, ...], pooling: str) -> None:
+    layers = layers_of(model, blocks=2, filters=4, convolutions=convolutions, pooling=pooling)
+    places = [index for index, layer in enumerate(layers) if is_convolution(layer)]
+    assert len(places) == (2 * convolutions if isinstance(convolutions, int) else sum(convolutions))
+    for index in places:
+        assert not layers[index].use_bias, "batch normalization brings its own shift"
+        after = [layer for layer in layers[index + 1 : index + 4] if not isinstance(layer, keras.layers.MaxPooling2D)]
+        assert isinstance(after[0], keras.layers.BatchNormalization)
+        assert isinstance(after[1], keras.layers.Activation)
+        assert after[1].activation is keras.activations.relu
+    assert sum(is_normalization(layer) for layer in layers) == len(places)
+
+
+def test_a_whitening_layer_comes_first_and_is_not_trained() -> None:
+    model = zoo.create_model("cnn_bn", input_shape=(9, 9, 3), whitening=2, filters=4)
+    layer = model.get_layer("whitening_conv")
+    assert layer.kernel.shape == (2, 2, 3, 24)
+    assert not layer.trainable_variables
+    assert layer.output.shape[1:] == (8, 8, 24)
+
+
+@pytest.mark.parametrize(("kind", "features"), [("none", 3 * 3 * 8), ("max", 8), ("average", 8)])
+def test_global_pooling_leaves_one_number_per_map(kind: str, features: int) -> None:
+    model = zoo.create_model("cnn", input_shape=(9, 9, 1), filters=4, units=0, global_pooling=kind)
+    assert model.get_layer("logits").kernel.shape == (features, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"filters": (4, 8, 8)}, r"filters must be a number above 0, or one for each of the 2 blocks. Received: \(4, 8, 8\)."),
+        ({"convolutions": (1, 0)}, r"convolutions must be a number above 0, or one for each of the 2 blocks. Received: \(1, 0\)."),
+        ({"pooling": "fist"}, "Unknown pooling 'fist'. Did you mean 'first'"),
+        ({"global_pooling": "avg"}, "Unknown global_pooling 'avg'"),
+    ],
+)
+def test_a_configuration_that_does_not_fit(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ZooError, match=message):
+        zoo.create_model("cnn", **arguments)
 
 
 @pytest.mark.parametrize("name", [*family("cnn"), *family("cnn_bn")])

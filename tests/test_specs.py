@@ -107,7 +107,7 @@ def test_a_recipe_as_readable_data() -> None:
     recipe = Recipe("cnn", "digits", {"units": 8}, augmentation=(Shift(1), Flip()))
     data = recipe.to_dict()
     assert data["hyperparameters"] == {"units": 8}
-    assert data["augmentation"] == [{"shift": {"pixels": 1}}, {"flip": {}}]
+    assert data["augmentation"] == [{"shift": {"pixels": 1, "reflect": False}}, {"flip": {"alternating": False}}]
     assert set(data) == {field.name for field in dataclasses.fields(Recipe)}
 
 
@@ -142,6 +142,13 @@ OTHER: dict[str, Any] = {
     "epochs": 11,
     "label_smoothing": 0.1,
     "augmentation": (Shift(2), Shift(1)),
+    "augmentation_tail": 0.2,
+    "initialization": ("lsuv",),
+    "teacher": "cnn.mnist",
+    "teacher_weight": 0.5,
+    "temperature": 1.0,
+    "lookahead": 5,
+    "views": ("flip",),
     "ema": 0.99,
     "precision": "mixed_bfloat16",
     "validate": False,
@@ -175,6 +182,13 @@ NAN, INFINITE = float("nan"), float("inf")
         ("dataset", [None, 5], "a name"),
         ("optimizer", [None, 5], "a name"),
         ("initial_weights", [5, True], "None or a name"),
+        ("teacher", [5, True], "None or a name"),
+        ("initialization", [5, (1,), "lsuv"], "a tuple of names"),
+        ("views", ["flip", ("rotate",)], "a tuple of names out of flip, shift"),
+        ("augmentation_tail", [-0.1, 1.0, None], "a number from 0 to below 1"),
+        ("teacher_weight", [-0.1, 1.1, None], "a number from 0 to 1"),
+        ("temperature", [0, None, NAN], "a finite number above 0"),
+        ("lookahead", [0, 1.5, True], "None or a whole number above 0"),
         ("hyperparameters", [None, [1], "units=3"], "an object of names and values"),
         ("optimizer_arguments", [None, [1]], "an object of names and values"),
         ("augmentation", [None, 5, "shift"], "a tuple of augmentations"),
@@ -237,13 +251,16 @@ def test_data_that_is_no_recipe(data: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"epoch": 3}, "Unknown recipe field 'epoch'. Did you mean 'epochs'? Valid recipe fields: augmentation, batch_size, "),
+        ({"epocs": 3}, "Unknown recipe field 'epocs'. Did you mean 'epochs'? Valid recipe fields: augmentation, augmentation_tail, batch_size, "),
         (
             {"augmentation": [{"shfit": {}}]},
             "Unknown augmentation 'shfit'. Did you mean 'shift'? Valid augmentations: affine, cutout, elastic, flip, shift.",
         ),
-        ({"augmentation": [{"shift": {"pixel": 2}}]}, "Unknown argument of shift 'pixel'. Did you mean 'pixels'? Valid arguments of shift: pixels."),
-        ({"augmentation": [{"flip": {"pixel": 2}}]}, "Unknown argument of flip 'pixel'. There are no arguments of flip."),
+        (
+            {"augmentation": [{"shift": {"pixel": 2}}]},
+            "Unknown argument of shift 'pixel'. Did you mean 'pixels'? Valid arguments of shift: pixels, reflect.",
+        ),
+        ({"augmentation": [{"flip": {"pixel": 2}}]}, "Unknown argument of flip 'pixel'. Valid arguments of flip: alternating."),
     ],
 )
 def test_unknown_names_in_a_recipe(data: dict[str, Any], message: str) -> None:

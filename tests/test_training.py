@@ -17,8 +17,9 @@ import numpy
 import pytest
 
 import zoo
+from zoo import training
 from zoo.errors import TrainingError, UsageError
-from zoo.specs import Affine, Elastic, Recipe
+from zoo.specs import Affine, Elastic, Flip, Recipe
 from zoo.training import (
     CHECKPOINT,
     HISTORY,
@@ -30,6 +31,7 @@ from zoo.training import (
     precision,
     read_recipe,
     schedule,
+    targets,
     write_recipe,
 )
 
@@ -44,6 +46,21 @@ RESUMED = Recipe(
     ema=0.9,
     label_smoothing=0.1,
     schedule="one_cycle",
+)
+# Everything else that has a state or depends on the epoch.
+RESUMED_TOO = Recipe(
+    "cnn_bn",
+    "digits",
+    hyperparameters={"filters": 4, "units": 8, "whitening": 2, "pooling": "first", "global_pooling": "max"},
+    optimizer="muon",
+    epochs=8,
+    batch_size=64,
+    augmentation=(Affine(pixels=0.5), Flip(alternating=True)),
+    augmentation_tail=0.5,
+    initialization=("whitening", "dirac"),
+    teacher="cnn_bn.digits",
+    lookahead=5,
+    schedule="linear",
 )
 
 
@@ -97,9 +114,10 @@ def test_a_directory_belongs_to_one_recipe(finished: Path, tmp_path: Path) -> No
         zoo.train(SMALL, tmp_path)
 
 
-def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interrupted", [RESUMED, RESUMED_TOO])
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(interrupted: Recipe, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.json"
-    write_recipe(RESUMED, recipe)
+    write_recipe(interrupted, recipe)
     train = "import sys, zoo; from zoo.training import read_recipe; zoo.train(read_recipe(sys.argv[1]), sys.argv[2], progress=False)"
 
     def start(directory: Path) -> subprocess.Popen[bytes]:
@@ -116,7 +134,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path: Path) -> N
         process.kill()
         process.wait()
     assert start(killed).wait() == 0
-    assert epochs_done(killed) == RESUMED.epochs
+    assert epochs_done(killed) == interrupted.epochs
     first, second = arrays(whole / "model.weights.h5"), arrays(killed / "model.weights.h5")
     assert first.keys() == second.keys()
     assert all(numpy.array_equal(first[name], second[name]) for name in first)
@@ -239,3 +257,41 @@ def test_recipes_from_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not JSON"):
         read_recipe(tmp_path / "bad.json")
     assert default_directory(RESUMED).name.startswith("cnn_bn-digits-")
+
+
+def test_a_student_learns_its_teachers_answers(digits: zoo.Dataset) -> None:
+    recipe = dataclasses.replace(SMALL, epochs=12, teacher="cnn_bn.digits", teacher_weight=1.0)
+    wrong = digits._replace(labels=(digits.labels + 1) % 10)  # only the teacher knows what is right
+    rows = targets(recipe, wrong.images, wrong.labels)
+    assert rows.shape == (len(wrong.labels), 11)
+    assert (rows[:, 0] == wrong.labels).all()
+    run = TrainingRun(recipe, wrong, None)
+    run.fit()
+    assert zoo.evaluate(run.trained_model(), digits.images, digits.labels)["accuracy"] > 0.8
+
+
+def test_a_teacher_of_other_images(digits: zoo.Dataset) -> None:
+    with pytest.raises(UsageError, match=r"The teacher cnn_bn.mnist takes images of shape \(28, 28, 1\). Images of digits: \(8, 8, 1\)."):
+        TrainingRun(dataclasses.replace(SMALL, teacher="cnn_bn.mnist"), digits, None).fit()
+
+
+def test_alternating_flips_mirror_every_image_in_every_second_epoch(digits: zoo.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[numpy.ndarray] = []
+    few = digits._replace(images=digits.images[:6], labels=digits.labels[:6])
+    run = TrainingRun(dataclasses.replace(SMALL, epochs=3, batch_size=6, augmentation=(Flip(alternating=True),)), few, None)
+    pipeline = training._pipeline(run)
+    for run.epoch in range(3):
+        shown += [images.numpy()[numpy.argsort(order(0, run.epoch, 6))] for images, _ in pipeline]
+    for index, image in enumerate(few.images):
+        first, second, third = (epoch[index] for epoch in shown)
+        assert numpy.array_equal(first, third)
+        assert numpy.array_equal(first, second[:, ::-1])
+        assert numpy.array_equal(first, image) or numpy.array_equal(second, image)
+
+
+def test_the_augmentation_weakens_over_its_tail(digits: zoo.Dataset) -> None:
+    run = TrainingRun(dataclasses.replace(SMALL, epochs=4, augmentation=(Affine(),), augmentation_tail=0.5), digits, None)
+    layer = run.trainer.get_layer("augment")
+    strengths: list[float] = []
+    run.fit(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: strengths.append(float(layer.strength))))
+    assert strengths == pytest.approx([1.0, 1.0, 1.0, 0.5])

@@ -26,6 +26,8 @@ class Augment(keras.layers.Layer):
         augmentations: Records of `zoo.specs`, applied in this order.
         seed: Seeds the layer's own generator, whose state is a variable of the model: saved and restored with it.
 
+    Its variable `strength`, 1 at first, scales what `Affine` and `Elastic` do, 0..1.
+
     Call with images `(batch, height, width, channels)`, values 0..255; returns the same shape, float32 in training.
 
     Example:
@@ -39,31 +41,33 @@ class Augment(keras.layers.Layer):
         super().__init__(dtype="float32", **kwargs)
         self.augmentations = tuple(augmentations)
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self.strength = self.add_weight(shape=(), initializer="ones", trainable=False, name="strength")
 
     def call(self, images: Tensor, training: bool = False) -> Tensor:
-        return augment(images, self.augmentations, self.seed_generator) if training else images
+        return augment(images, self.augmentations, self.seed_generator, self.strength) if training else images
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
 
-def augment(images: Tensor, augmentations: Sequence[Augmentation], seed: keras.random.SeedGenerator) -> Tensor:
+def augment(images: Tensor, augmentations: Sequence[Augmentation], seed: keras.random.SeedGenerator, strength: Any = 1.0) -> Tensor:
     """Transforms each image of a batch at random.
 
     Args:
         images: `(batch, height, width, channels)`, values 0..255; height, width and channels must be static.
         augmentations: Records of `zoo.specs`, applied in this order.
         seed: Advances with every draw.
+        strength: Scales what `Affine` and `Elastic` do, 0..1.
 
     Returns:
         Float32 images of the same shape.
     """
     images = ops.cast(images, "float32")
-    geometric = [entry for entry in augmentations if not isinstance(entry, Cutout)]
+    geometric = [entry for entry in augmentations if not (isinstance(entry, Cutout) or (isinstance(entry, Flip) and entry.alternating))]
     if geometric:
         coordinates = _identity(images)
         for entry in reversed(geometric):  # coordinates lead from the result back to the source
-            coordinates = _MOVES[type(entry)](entry, coordinates, seed)
+            coordinates = _MOVES[type(entry)](entry, coordinates, seed, strength)
         whole = all(isinstance(entry, Shift | Flip) for entry in geometric)
         images = _nearest(images, coordinates) if whole else _bilinear(images, coordinates)
     for cutout in augmentations:
@@ -87,32 +91,39 @@ def _per_image(coordinates: Coordinates, low: float, high: float, seed: keras.ra
     return keras.random.uniform((batch, 1, 1), low, high, seed=seed, dtype="float32")
 
 
-def _shift(entry: Shift, coordinates: Coordinates, seed: keras.random.SeedGenerator) -> Coordinates:
-    rows, columns = coordinates
+def _shift(entry: Shift, coordinates: Coordinates, seed: keras.random.SeedGenerator, strength: Any) -> Coordinates:
     low, high = -float(entry.pixels), entry.pixels + 1.0
-    return rows + ops.floor(_per_image(coordinates, low, high, seed)), columns + ops.floor(_per_image(coordinates, low, high, seed))
+    rows, columns = (axis + ops.floor(_per_image(coordinates, low, high, seed)) for axis in coordinates)
+    return (_reflect(rows, rows.shape[1]), _reflect(columns, columns.shape[2])) if entry.reflect else (rows, columns)
 
 
-def _flip(entry: Flip, coordinates: Coordinates, seed: keras.random.SeedGenerator) -> Coordinates:
+def _reflect(coordinates: Tensor, size: int) -> Tensor:
+    """Folds coordinates, measured from the centre, back at the image's outermost pixels."""
+    edge = (size - 1) / 2
+    return ops.where(ops.abs(coordinates) > edge, ops.sign(coordinates) * 2 * edge - coordinates, coordinates)
+
+
+def _flip(entry: Flip, coordinates: Coordinates, seed: keras.random.SeedGenerator, strength: Any) -> Coordinates:
     rows, columns = coordinates
     return rows, columns * ops.where(_per_image(coordinates, 0.0, 1.0, seed) < 0.5, -1.0, 1.0)
 
 
-def _affine(entry: Affine, coordinates: Coordinates, seed: keras.random.SeedGenerator) -> Coordinates:
+def _affine(entry: Affine, coordinates: Coordinates, seed: keras.random.SeedGenerator, strength: Any) -> Coordinates:
     rows, columns = coordinates
-    angle = _per_image(coordinates, -entry.degrees, entry.degrees, seed) * (numpy.pi / 180)
-    row_scale, column_scale = (1 / _per_image(coordinates, 1 - entry.scale, 1 + entry.scale, seed) for _ in range(2))
-    shear = _per_image(coordinates, -entry.shear, entry.shear, seed)
-    row_move, column_move = (_per_image(coordinates, -entry.pixels, entry.pixels, seed) for _ in range(2))
+    angle, row_scale, column_scale, shear, row_move, column_move = (
+        strength * _per_image(coordinates, -limit, limit, seed)
+        for limit in (entry.degrees * numpy.pi / 180, entry.scale, entry.scale, entry.shear, entry.pixels, entry.pixels)
+    )
+    row_scale, column_scale = 1 / (1 + row_scale), 1 / (1 + column_scale)
     sine, cosine = ops.sin(angle), ops.cos(angle)
     turned_rows, turned_columns = cosine * rows - sine * columns, sine * rows + cosine * columns
     return turned_rows * row_scale + row_move, (turned_columns + shear * turned_rows) * column_scale + column_move
 
 
-def _elastic(entry: Elastic, coordinates: Coordinates, seed: keras.random.SeedGenerator) -> Coordinates:
+def _elastic(entry: Elastic, coordinates: Coordinates, seed: keras.random.SeedGenerator, strength: Any) -> Coordinates:
     rows, columns = coordinates
     batch, (height, width) = ops.shape(rows)[0], rows.shape[1:]
-    nodes = keras.random.normal((batch, 2, entry.grid, entry.grid), stddev=entry.pixels, seed=seed, dtype="float32")
+    nodes = strength * keras.random.normal((batch, 2, entry.grid, entry.grid), stddev=entry.pixels, seed=seed, dtype="float32")
     field = ops.matmul(ops.matmul(_cubic(entry.grid, height), nodes), _cubic(entry.grid, width).T)
     return rows + field[:, 0], columns + field[:, 1]
 

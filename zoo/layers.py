@@ -29,6 +29,16 @@ def hidden_layer(features: keras.KerasTensor, level: str, units: int, activation
     return layers.Dropout(dropout, name=f"{level}_dropout")(features) if dropout else features
 
 
+def global_pool(features: keras.KerasTensor, level: str, kind: str) -> keras.KerasTensor:
+    """Feature maps as one vector per image: all positions (`none`), or each map's `max` or `average`."""
+    from keras import layers
+
+    kinds = {"none": layers.Flatten, "max": layers.GlobalMaxPooling2D, "average": layers.GlobalAveragePooling2D}
+    if kind not in kinds:
+        raise unknown("global_pooling", kind, kinds)
+    return kinds[kind](name=f"{level}_{'flatten' if kind == 'none' else 'global_pool'}")(features)
+
+
 def classifier(features: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
     """The last fully connected layer: float32 logits, one per class, before any softmax."""
     from keras import layers
@@ -99,5 +109,5 @@ def _levels(model: keras.Model) -> dict[str, Any]:
     """Level -> the output of its last layer that keeps the features' shape and acts at inference."""
     from keras import layers
 
-    passive = (layers.InputLayer, layers.Dropout, layers.Flatten)
+    passive = (layers.InputLayer, layers.Dropout, layers.Flatten, layers.GlobalMaxPooling2D, layers.GlobalAveragePooling2D)
     return {layer.name.partition("_")[0]: layer.output for layer in model.layers if not isinstance(layer, passive)}

@@ -199,9 +199,10 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Shift:
-    """Moves the image by a whole number of pixels, uniform in `[-pixels, pixels]` on each axis; zeros come in."""
+    """Moves the image by a whole number of pixels, uniform in `[-pixels, pixels]` on each axis; zeros come in, or its mirror image."""
 
     pixels: int = 2
+    reflect: bool = False
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,13 @@ class Elastic:
 
 @dataclass(frozen=True)
 class Flip:
-    """Mirrors the image left to right with probability 1/2."""
+    """Mirrors the image left to right with probability 1/2.
+
+    `alternating` draws only each image's first epoch, and mirrors it in every second one from then on, so that an image is
+    never seen the same way in two epochs running (Jordan, 2024, arXiv:2404.00498).
+    """
+
+    alternating: bool = False
 
 
 @dataclass(frozen=True)
@@ -244,6 +251,7 @@ ScheduleName = Literal["constant", "cosine", "linear", "one_cycle"]
 SCHEDULES: tuple[ScheduleName, ...] = ("constant", "cosine", "linear", "one_cycle")
 Precision = Literal["float32", "mixed_bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "mixed_bfloat16")
+VIEWS = ("flip", "shift")
 
 
 @dataclass(frozen=True)
@@ -264,7 +272,17 @@ class Recipe:
         epochs: Passes over the training images.
         label_smoothing: Share of the target that is spread over all classes, 0..1.
         augmentation: Applied to training images in this order, in the graph.
+        augmentation_tail: Share of the epochs, the last ones, over which `Affine` and `Elastic` weaken linearly to nothing, 0..1.
+        initialization: Names of `zoo.initialization.INITIALIZATIONS`, applied in this order to the new model.
+        teacher: Pretrained weights as `model.tag` whose answers to the images, before augmentation but for alternating flips, are
+            learned along with the labels (Hinton, Vinyals, Dean, 2015, arXiv:1503.02531).
+        teacher_weight: Share of the teacher's answers in the loss, 0..1; the labels have the rest.
+        temperature: Divides the logits of both where answers are compared, above 0.
         ema: Momentum of the weights' exponential moving average, which replaces them at the end; None for none.
+        lookahead: Steps after which the weights go halfway back to where they were as many steps before (Zhang et al., 2019,
+            arXiv:1907.08610); None for never.
+        views: What evaluation averages over besides the image as it is, for a second figure: `flip`, its mirror image; `shift`,
+            itself moved by a pixel towards two corners.
         precision: `float32` or `mixed_bfloat16` (computation only; variables, logits and evaluation stay float32).
         validate: Holds out the data set's validation split and evaluates on it after every epoch. Without it the run
             trains on all training images.
@@ -286,6 +304,13 @@ class Recipe:
     epochs: int = 10
     label_smoothing: float = 0.0
     augmentation: tuple[Augmentation, ...] = ()
+    augmentation_tail: float = 0.0
+    initialization: tuple[str, ...] = ()
+    teacher: str | None = None
+    teacher_weight: float = 0.9
+    temperature: float = 2.0
+    lookahead: int | None = None
+    views: tuple[str, ...] = ()
     ema: float | None = None
     precision: Precision = "float32"
     validate: bool = False
@@ -296,7 +321,14 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("model", "dataset", "optimizer"):
             self._require(isinstance(getattr(self, name), str), name, "a name")
-        self._require(self.initial_weights is None or isinstance(self.initial_weights, str), "initial_weights", "None or a name")
+        for name in ("initial_weights", "teacher"):
+            self._require(getattr(self, name) is None or isinstance(getattr(self, name), str), name, "None or a name")
+        for name, valid in (("initialization", None), ("views", VIEWS)):
+            object.__setattr__(self, name, _tuple(getattr(self, name)))
+            names = isinstance(getattr(self, name), tuple) and all(
+                isinstance(item, str) and item in (valid or (item,)) for item in getattr(self, name)
+            )
+            self._require(names, name, "a tuple of names" + (f" out of {', '.join(valid)}" if valid else ""))
         for name in ("hyperparameters", "optimizer_arguments"):
             self._require(isinstance(getattr(self, name), Mapping), name, "an object of names and values")
             object.__setattr__(self, name, {key: _tuple(value) for key, value in getattr(self, name).items()})
@@ -308,6 +340,10 @@ class Recipe:
         self._require(_positive_int(self.epochs), "epochs", "a whole number above 0")
         self._require(_in_unit_interval(self.warmup), "warmup", "a number from 0 to below 1")
         self._require(_in_unit_interval(self.label_smoothing), "label_smoothing", "a number from 0 to below 1")
+        self._require(_in_unit_interval(self.augmentation_tail), "augmentation_tail", "a number from 0 to below 1")
+        self._require(_number(self.teacher_weight) and 0 <= self.teacher_weight <= 1, "teacher_weight", "a number from 0 to 1")
+        self._require(_number(self.temperature) and self.temperature > 0, "temperature", "a finite number above 0")
+        self._require(self.lookahead is None or _positive_int(self.lookahead), "lookahead", "None or a whole number above 0")
         self._require(self.ema is None or _in_unit_interval(self.ema), "ema", "None or a number from 0 to below 1")
         positive = self.learning_rate is None or (_number(self.learning_rate) and self.learning_rate > 0)
         self._require(positive, "learning_rate", "a finite number above 0")
@@ -371,7 +407,10 @@ def _augmentation(item: Mapping[str, Any]) -> Augmentation:
     for key in arguments:
         if key not in names:
             raise unknown(f"argument of {name}", key, names, plural=f"arguments of {name}")
-        if not _number(arguments[key]) or arguments[key] < 0:
+        if isinstance(getattr(kind(), key), bool):
+            if not isinstance(arguments[key], bool):
+                raise UsageError(f"The augmentation {name}'s {key} must be true or false. Received: {arguments[key]!r}.")
+        elif not _number(arguments[key]) or arguments[key] < 0:
             raise UsageError(f"The augmentation {name}'s {key} must be a number from 0 up. Received: {arguments[key]!r}.")
     return kind(**arguments)
 

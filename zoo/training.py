@@ -36,10 +36,11 @@ from zoo.errors import TrainingError, UsageError
 from zoo.evaluation import evaluate
 from zoo.factory import RUN_CARD, RUN_WEIGHTS, create_model
 from zoo.files import atomic_file, sha256, write_text
-from zoo.optimizers import create_optimizer, optimizer_info
+from zoo.initialization import initialize
+from zoo.optimizers import create_optimizer, lookahead, optimizer_info
 from zoo.progress import progress_callback
 from zoo.registry import resolve
-from zoo.specs import Recipe
+from zoo.specs import Flip, Recipe
 
 if TYPE_CHECKING:
     import keras
@@ -169,11 +170,11 @@ def build(recipe: Recipe, dataset: Dataset) -> tuple[keras.Model, dict[str, Any]
 
 def compile_model(model: keras.Model, recipe: Recipe, steps: int) -> None:
     """Compiles a model with the recipe's optimizer, schedule over `steps` steps, loss and accuracy."""
-    from keras.metrics import SparseCategoricalAccuracy
-
     averaging = {} if recipe.ema is None else {"use_ema": True, "ema_momentum": recipe.ema}
     optimizer = create_optimizer(recipe.optimizer, schedule(recipe, steps), **{**recipe.optimizer_arguments, **averaging})
-    model.compile(optimizer, loss(recipe), metrics=[SparseCategoricalAccuracy(name="accuracy")], **_execution())
+    if recipe.lookahead:
+        optimizer = lookahead(optimizer, recipe.lookahead)
+    model.compile(optimizer, loss(recipe), metrics=[accuracy(recipe)], **_execution())
 
 
 def schedule(recipe: Recipe, steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
@@ -211,18 +212,64 @@ def _linear(peak: float, rise: int, fall: int) -> keras.optimizers.schedules.Lea
 
 
 def loss(recipe: Recipe) -> keras.losses.Loss | Callable[[Any, Any], Any]:
-    """Returns cross-entropy on logits, with the recipe's label smoothing."""
+    """Returns cross-entropy on logits, with the recipe's label smoothing, and with its teacher's answers where it has one.
+
+    With a teacher, a target is a row of the label followed by the teacher's logits; see `targets`.
+    """
     import keras
     from keras import ops
 
-    if not recipe.label_smoothing:
+    if not recipe.label_smoothing and not recipe.teacher:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-    def smoothed_cross_entropy(labels: Any, logits: Any) -> Any:
+    def cross_entropy(labels: Any, logits: Any) -> Any:
         targets = ops.one_hot(ops.reshape(ops.cast(labels, "int32"), (-1,)), logits.shape[-1])
         return keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=recipe.label_smoothing)
 
-    return smoothed_cross_entropy
+    def distillation(rows: Any, logits: Any) -> Any:
+        answers = ops.softmax(rows[:, 1:] / recipe.temperature)
+        # The squared temperature keeps the gradient's size; the answers' entropy has no gradient and is left out.
+        imitation = -ops.sum(answers * ops.log_softmax(logits / recipe.temperature), axis=-1) * recipe.temperature**2
+        return recipe.teacher_weight * imitation + (1 - recipe.teacher_weight) * cross_entropy(rows[:, :1], logits)
+
+    return distillation if recipe.teacher else cross_entropy
+
+
+def accuracy(recipe: Recipe) -> keras.metrics.Metric:
+    """Returns the share of right answers among targets as `targets` gives them."""
+    import keras
+
+    def share(rows: Any, logits: Any) -> Any:
+        return keras.metrics.sparse_categorical_accuracy(rows[:, :1] if recipe.teacher else rows, logits)
+
+    return keras.metrics.MeanMetricWrapper(share, name="accuracy")
+
+
+def targets(recipe: Recipe, images: numpy.ndarray, labels: numpy.ndarray) -> numpy.ndarray:
+    """Returns what a recipe's loss compares the logits of each image with.
+
+    Args:
+        recipe: Names the teacher, if there is one.
+        images: uint8 `(n, height, width, channels)`.
+        labels: int64 `(n,)`.
+
+    Returns:
+        The labels; with a teacher float32 `(n, 1 + classes)`, the label followed by the teacher's logits for the image as it
+        is, which stay the same however the image is augmented.
+
+    Raises:
+        UsageError: The teacher takes other images.
+    """
+    import numpy
+
+    if recipe.teacher is None:
+        return labels
+    teacher = create_model(recipe.teacher, pretrained=True)
+    if teacher.input_shape[1:] != images.shape[1:]:
+        raise UsageError(
+            f"The teacher {recipe.teacher} takes images of shape {teacher.input_shape[1:]}. Images of {recipe.dataset}: {images.shape[1:]}."
+        )
+    return numpy.concatenate([labels[:, None].astype("float32"), teacher.predict(images, batch_size=500, verbose=0)], axis=1)
 
 
 def order(seed: int, epoch: int, images: int) -> numpy.ndarray:
@@ -291,8 +338,9 @@ def compile_trainer(recipe: Recipe, training: Dataset) -> tuple[keras.Model, ker
     keras.utils.set_random_seed(recipe.seed)
     with precision(recipe.precision):
         model, hyperparameters = build(recipe, training)
+        initialize(model, recipe.initialization, training.images)
         image = keras.Input(model.input_shape[1:], name="image")
-        trainer = keras.Model(image, model(Augment(recipe.augmentation, recipe.seed)(image)), name=model.name)
+        trainer = keras.Model(image, model(Augment(recipe.augmentation, recipe.seed, name="augment")(image)), name=model.name)
     compile_model(trainer, recipe, steps_per_epoch(recipe, training) * recipe.epochs)
     return trainer, model, hyperparameters
 
@@ -385,7 +433,7 @@ class TrainingRun:
         """
         if self.epoch >= self.recipe.epochs or self.stopped_early:
             return
-        validation = None if self.validation is None else (self.validation.images, self.validation.labels)
+        validation = None if self.validation is None else (self.validation.images, targets(self.recipe, *self.validation[:2]))
         with _deterministic():
             self.trainer.fit(
                 _pipeline(self),
@@ -447,6 +495,9 @@ class TrainingRun:
 
             def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
                 self.started = time.perf_counter()
+                tail = run.recipe.augmentation_tail * run.recipe.epochs
+                if tail:
+                    self.model.get_layer("augment").strength.assign(min(1.0, (run.recipe.epochs - epoch) / tail))
 
             def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
                 value = float((logs or {})["loss"])
@@ -503,12 +554,20 @@ def _deterministic() -> Iterator[None]:
 def _pipeline(run: TrainingRun) -> Any:
     """The batches of the run's next epoch, one pass per iteration: a tf.data.Dataset, or a PyDataset under other backends."""
     import keras
+    import numpy
 
-    images, labels, seed = run.training.images, run.training.labels, run.recipe.seed
-    steps, batch_size = run.steps, run.batch_size
+    images, labels = run.training.images, run.training.labels
+    count, seed, steps, batch_size = len(labels), run.recipe.seed, run.steps, run.batch_size
+    alternating = any(isinstance(entry, Flip) and entry.alternating for entry in run.recipe.augmentation)
+    if alternating:  # the second half mirrors the first
+        images, labels = numpy.concatenate([images, images[:, :, ::-1]]), numpy.concatenate([labels, labels])
+    labels = targets(run.recipe, images, labels)
+    mirrored = numpy.random.default_rng(seed).integers(2, size=count)
 
     def batches() -> numpy.ndarray:
-        return order(seed, run.epoch, len(labels))[: steps * batch_size].reshape(steps, batch_size)
+        rows = order(seed, run.epoch, count)[: steps * batch_size]
+        rows = rows + count * ((mirrored[rows] + run.epoch) % 2) if alternating else rows
+        return rows.reshape(steps, batch_size)
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf

@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.console import console, load_backend, print_json
 from zoo.errors import UsageError
+from zoo.initialization import INITIALIZATIONS
 from zoo.optimizers import list_optimizers, optimizer_info
 from zoo.recipes import list_recipes, load_recipe
 from zoo.registry import resolve
@@ -46,6 +47,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--augment", nargs="*", choices=list(AUGMENTATIONS), help="augmentations with their default strength, which suits images of 28x28"
     )
+    group.add_argument("--augmentation-tail", type=float, help="share of the epochs over which affine and elastic weaken to nothing, 0..1")
+    group.add_argument("--initialization", nargs="*", metavar="NAME", help=f"how the weights start: {', '.join(INITIALIZATIONS)}")
+    group.add_argument("--teacher", metavar="NAME", help="pretrained weights whose answers are learned along with the labels")
+    group.add_argument("--teacher-weight", type=float, help="share of the teacher's answers in the loss, 0..1")
+    group.add_argument("--temperature", type=float, help="divides the logits where answers are compared")
+    group.add_argument("--lookahead", type=int, metavar="STEPS", help="go halfway back to the weights of so many steps before")
     group.add_argument("--ema", type=float, help="momentum of the weights' moving average, e.g. 0.999")
     group.add_argument("--precision", choices=PRECISIONS)
     group.add_argument("--validate", action=argparse.BooleanOptionalAction, help="hold out a validation split (default with --dataset: yes)")
@@ -113,6 +120,8 @@ def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in ("hyperparameters", "optimizer_arguments"):
         if name in changes:
             changes[name] = dict(_assignment(text) for text in changes[name])
+    if arguments.initialization is not None:
+        changes["initialization"] = tuple(arguments.initialization)
     if arguments.augment is not None:
         changes["augmentation"] = tuple(AUGMENTATIONS[name]() for name in arguments.augment)
     return changes

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from zoo.layers import classifier, hidden_layer, kernel_initializer, preprocess
+from zoo.errors import UsageError, unknown
+from zoo.layers import classifier, global_pool, hidden_layer, kernel_initializer, preprocess
 from zoo.registry import register_model
 from zoo.specs import Choice, Domain, Float, Int, WeightsSpec
 
@@ -43,35 +45,49 @@ def cnn(
     input_shape: tuple[int, int, int] = (28, 28, 1),
     num_classes: int = 10,
     *,
-    filters: int = 32,
+    filters: int | tuple[int, ...] = 32,
     blocks: int = 2,
-    convolutions: int = 1,
+    convolutions: int | tuple[int, ...] = 1,
     kernel_size: int = 3,
+    pooling: str = "last",
+    global_pooling: str = "none",
     units: int = 128,
+    activation: str = "relu",
+    whitening: int = 0,
     dropout: float = 0.0,
     initializer: str = "he_normal",
     pixel_mean: float = 127.5,
     pixel_std: float = 127.5,
 ) -> keras.Model:
-    """Convolutions with ReLU and max pooling, one fully connected layer, logits; no normalization layer.
+    """Convolutions with ReLU and max pooling, fully connected layers, logits; no normalization layer.
 
     Args:
         input_shape: `(height, width, channels)` of the images, values 0..255.
         num_classes: Length of the logits.
-        filters: Feature maps of the first block; each further block has twice as many.
-        blocks: Number of blocks; each ends in a 2x2 max pooling that halves height and width (rounded up).
-        convolutions: Convolutions per block.
+        filters: Feature maps of the first block, twice as many in each further block; or one number per block.
+        blocks: Number of blocks; each holds a 2x2 max pooling that halves height and width (rounded up).
+        convolutions: Convolutions per block; or one number per block.
         kernel_size: Height and width of every filter.
+        pooling: Where a block pools: `last`, after its convolutions, or `first`, right after its first one, which makes the
+            others cheaper.
+        global_pooling: What becomes of the last feature maps: `none` keeps every position, `max` and `average` leave one
+            number per map.
         units: Width of the fully connected layer before the logits; 0 for none.
-        dropout: Share of the outputs of each pooling and of the fully connected layer zeroed in training, 0..1.
+        activation: `relu`, or another Keras activation by name, such as `gelu`.
+        whitening: Above 0, a first convolution of filters of this size that is not trained, for the initialization
+            `whitening` to fill: 2 * size * size * channels maps, without padding.
+        dropout: Share of the outputs of each block and of the fully connected layer zeroed in training, 0..1.
         initializer: Of the kernels: any Keras initializer by name.
         pixel_mean: Subtracted from the pixels first, 0..255.
         pixel_std: The pixels are divided by it then.
 
     Returns:
         A model from `image` to float32 `logits` `(batch, num_classes)`.
+
+    Raises:
+        UsageError: A number of filters or convolutions per block that is not one per block, or an unknown place to pool.
     """
-    return _cnn(False, input_shape, num_classes, filters, blocks, convolutions, kernel_size, units, dropout, initializer, pixel_mean, pixel_std)
+    return _cnn(batch_normalization=False, **locals())
 
 
 @register_model(
@@ -87,49 +103,66 @@ def cnn_bn(
     input_shape: tuple[int, int, int] = (28, 28, 1),
     num_classes: int = 10,
     *,
-    filters: int = 32,
+    filters: int | tuple[int, ...] = 32,
     blocks: int = 2,
-    convolutions: int = 1,
+    convolutions: int | tuple[int, ...] = 1,
     kernel_size: int = 3,
+    pooling: str = "last",
+    global_pooling: str = "none",
     units: int = 128,
+    activation: str = "relu",
+    whitening: int = 0,
     dropout: float = 0.0,
     initializer: str = "he_normal",
     pixel_mean: float = 127.5,
     pixel_std: float = 127.5,
 ) -> keras.Model:
-    """Convolutions with batch normalization, ReLU and max pooling, one fully connected layer, logits.
+    """Convolutions with batch normalization, ReLU and max pooling, fully connected layers, logits.
 
-    Batch normalization stands between each convolution and its ReLU. It brings its own shift, so that the convolutions
-    have no bias.
+    Batch normalization stands right before each ReLU. It brings its own shift, so that the convolutions have no bias.
 
     Args:
         input_shape: `(height, width, channels)` of the images, values 0..255.
         num_classes: Length of the logits.
-        filters: Feature maps of the first block; each further block has twice as many.
-        blocks: Number of blocks; each ends in a 2x2 max pooling that halves height and width (rounded up).
-        convolutions: Convolutions per block.
+        filters: Feature maps of the first block, twice as many in each further block; or one number per block.
+        blocks: Number of blocks; each holds a 2x2 max pooling that halves height and width (rounded up).
+        convolutions: Convolutions per block; or one number per block.
         kernel_size: Height and width of every filter.
+        pooling: Where a block pools: `last`, after its convolutions, or `first`, right after its first one, which makes the
+            others cheaper.
+        global_pooling: What becomes of the last feature maps: `none` keeps every position, `max` and `average` leave one
+            number per map.
         units: Width of the fully connected layer before the logits; 0 for none.
-        dropout: Share of the outputs of each pooling and of the fully connected layer zeroed in training, 0..1.
+        activation: `relu`, or another Keras activation by name, such as `gelu`.
+        whitening: Above 0, a first convolution of filters of this size that is not trained, for the initialization
+            `whitening` to fill: 2 * size * size * channels maps, without padding.
+        dropout: Share of the outputs of each block and of the fully connected layer zeroed in training, 0..1.
         initializer: Of the kernels: any Keras initializer by name.
         pixel_mean: Subtracted from the pixels first, 0..255.
         pixel_std: The pixels are divided by it then.
 
     Returns:
         A model from `image` to float32 `logits` `(batch, num_classes)`.
+
+    Raises:
+        UsageError: A number of filters or convolutions per block that is not one per block, or an unknown place to pool.
     """
-    return _cnn(True, input_shape, num_classes, filters, blocks, convolutions, kernel_size, units, dropout, initializer, pixel_mean, pixel_std)
+    return _cnn(batch_normalization=True, **locals())
 
 
 def _cnn(
     batch_normalization: bool,
     input_shape: tuple[int, int, int],
     num_classes: int,
-    filters: int,
+    filters: int | tuple[int, ...],
     blocks: int,
-    convolutions: int,
+    convolutions: int | tuple[int, ...],
     kernel_size: int,
+    pooling: str,
+    global_pooling: str,
     units: int,
+    activation: str,
+    whitening: int,
     dropout: float,
     initializer: str,
     pixel_mean: float,
@@ -138,25 +171,42 @@ def _cnn(
     import keras
     from keras import layers
 
+    if pooling not in ("first", "last"):
+        raise unknown("pooling", pooling, ["first", "last"])
+    widths = _per_block("filters", [filters * 2**block for block in range(blocks)] if isinstance(filters, int) else filters, blocks)
+    depths = _per_block("convolutions", [convolutions] * blocks if isinstance(convolutions, int) else convolutions, blocks)
     image = keras.Input(input_shape, name="image")
     features = preprocess(image, pixel_mean, pixel_std)
-    for block in range(1, blocks + 1):
-        for index in range(1, convolutions + 1):
+    if whitening:
+        maps = 2 * whitening**2 * input_shape[2]
+        features = layers.Conv2D(maps, whitening, use_bias=False, trainable=False, name="whitening_conv")(features)
+        features = layers.Activation(activation, name=f"whitening_{activation}")(features)
+    for block, (width, depth) in enumerate(zip(widths, depths, strict=True), start=1):
+        for index in range(1, depth + 1):
             features = layers.Conv2D(
-                filters * 2 ** (block - 1),
+                width,
                 kernel_size,
                 padding="same",
                 use_bias=not batch_normalization,
                 kernel_initializer=kernel_initializer(initializer),
                 name=f"block{block}_conv{index}",
             )(features)
+            if pooling == "first" and index == 1:
+                features = layers.MaxPooling2D(2, padding="same", name=f"block{block}_pool")(features)
             if batch_normalization:
                 features = layers.BatchNormalization(momentum=0.9, name=f"block{block}_batchnorm{index}")(features)
-            features = layers.ReLU(name=f"block{block}_relu{index}")(features)
-        features = layers.MaxPooling2D(2, padding="same", name=f"block{block}_pool")(features)
+            features = layers.Activation(activation, name=f"block{block}_{activation}{index}")(features)
+        if pooling == "last":
+            features = layers.MaxPooling2D(2, padding="same", name=f"block{block}_pool")(features)
         if dropout:
             features = layers.Dropout(dropout, name=f"block{block}_dropout")(features)
-    features = layers.Flatten(name=f"block{blocks}_flatten")(features)
+    features = global_pool(features, f"block{blocks}", global_pooling)
     if units:
-        features = hidden_layer(features, "hidden1", units, "relu", initializer, dropout)
+        features = hidden_layer(features, "hidden1", units, activation, initializer, dropout)
     return keras.Model(image, classifier(features, num_classes))
+
+
+def _per_block(name: str, values: Sequence[int], blocks: int) -> Sequence[int]:
+    if len(values) != blocks or min(values) < 1:
+        raise UsageError(f"{name} must be a number above 0, or one for each of the {blocks} blocks. Received: {tuple(values)}.")
+    return values
