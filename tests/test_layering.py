@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "files", "specs", "console", "environment", "progress"),
     *("registry", "layers", "models", "cards", "weights", "pretrained", "factory"),
-    *("muon", "optimizers", "images", "datasets", "augmentation", "initialization"),
+    *("muon", "optimizers", "images", "datasets", "augmentation", "initialization", "devices"),
     *("evaluation", "recipes", "training"),  # training ends by evaluating
     *("publishing", "export", "serving", "lab"),
     *("commands", "cli"),

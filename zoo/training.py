@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.cards import Card
 from zoo.datasets import load_dataset
+from zoo.devices import data_parallel
 from zoo.environment import environment
 from zoo.errors import TrainingError, UsageError
 from zoo.evaluation import evaluate
@@ -62,6 +63,7 @@ def train(
     data_dir: str | Path | None = None,
     progress: bool = True,
     restart: bool = False,
+    devices: int = 1,
 ) -> Card:
     """Trains a model as a recipe says, or goes on with a run that was interrupted.
 
@@ -72,6 +74,7 @@ def train(
         data_dir: Where TFDS keeps its data sets; see `zoo.load_dataset`.
         progress: Shows a progress bar with the time that is left (lines, where the output is no terminal).
         restart: Discards what an earlier run left in the directory.
+        devices: Over how many each batch is spread; see `zoo.devices.data_parallel`.
 
     Returns:
         The card of the trained model; `zoo.load_trained(directory)` loads both.
@@ -93,7 +96,7 @@ def train(
     if (directory / RUN_CARD).is_file():
         return Card.read(directory / RUN_CARD)
     training, validation = load_training_data(recipe, data_dir)
-    run = TrainingRun(recipe, training, validation, directory)
+    run = TrainingRun(recipe, training, validation, directory, devices)
     run.restore()
     try:
         run.fit(*([progress_callback(recipe, run.steps, run.epoch)] if progress else []))
@@ -358,14 +361,22 @@ class TrainingRun:
         training: The images to train on.
         validation: Evaluated after every epoch; None for none.
         directory: Where checkpoints and history go; None keeps the run in memory.
+        devices: Over how many each batch is spread; see `zoo.devices.data_parallel`.
+
+    Raises:
+        UsageError: The batch cannot be spread evenly over the devices, or there are too few.
     """
 
-    def __init__(self, recipe: Recipe, training: Dataset, validation: Dataset | None, directory: Path | None = None) -> None:
+    def __init__(self, recipe: Recipe, training: Dataset, validation: Dataset | None, directory: Path | None = None, devices: int = 1) -> None:
         self.recipe, self.training, self.validation, self.directory = recipe, training, validation, directory
         self.batch_size = min(recipe.batch_size, len(training.labels))
         self.steps = steps_per_epoch(recipe, training)
-        self.trainer, self.model, self.hyperparameters = compile_trainer(recipe, training)
-        self.trainer.optimizer.build(self.trainer.trainable_variables)
+        self.scope = data_parallel(devices)
+        with self.scope():
+            if self.batch_size % devices:
+                raise UsageError(f"A batch of {self.batch_size} images cannot be spread evenly over {devices} devices.")
+            self.trainer, self.model, self.hyperparameters = compile_trainer(recipe, training)
+            self.trainer.optimizer.build(self.trainer.trainable_variables)
         self.epoch = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
@@ -434,7 +445,7 @@ class TrainingRun:
         if self.epoch >= self.recipe.epochs or self.stopped_early:
             return
         validation = None if self.validation is None else (self.validation.images, targets(self.recipe, *self.validation[:2]))
-        with _deterministic():
+        with _deterministic(), self.scope():
             self.trainer.fit(
                 _pipeline(self),
                 shuffle=False,

@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="run directory (default: runs/<model>-<dataset>-<fingerprint>)")
     parser.add_argument("--restart", action="store_true", help="discard what an earlier run left in the run directory")
     parser.add_argument("--data-dir", help="where TFDS keeps its data sets (default: TFDS_DATA_DIR, or TFDS's own)")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="spread every batch over N GPUs, or parts of the processor (default: 1)")
     parser.add_argument("--json", action="store_true", help="print the finished run's card as JSON")
     group = parser.add_argument_group("recipe", "each flag replaces the recipe's value")
     group.add_argument("--dataset", help="a data set's name, or a folder of images with one subfolder per class")
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     load_backend()
     screen = console(stderr=True)
     screen.print(f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs with {recipe.optimizer}; run directory {directory}", markup=False)
-    card = train(recipe, directory, data_dir=arguments.data_dir, restart=arguments.restart)
+    card = train(recipe, directory, data_dir=arguments.data_dir, restart=arguments.restart, devices=arguments.devices)
     if arguments.json:
         print_json(dataclasses.asdict(card))
         return 0
