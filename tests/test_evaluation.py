@@ -10,8 +10,8 @@ import numpy
 import pytest
 
 import zoo
-from zoo.errors import DatasetError, UsageError
-from zoo.evaluation import evaluate, expected_calibration_error, softmax
+from zoo.errors import DatasetError, UnknownNameError, UsageError
+from zoo.evaluation import evaluate, expected_calibration_error, latency, multiply_accumulates, softmax, view_logits
 
 DATA = os.environ.get("TFDS_DATA_DIR") or str(Path(__file__).parents[2] / "shared" / "tensorflow_datasets")
 
@@ -71,4 +71,28 @@ def test_every_shipped_weight_is_as_good_as_its_card(name: str) -> None:
             raise
         pytest.skip(str(error))
     claimed = card.results["test"]["accuracy"]
-    assert evaluate(model, data.images, data.labels)["accuracy"] == pytest.approx(claimed, abs=0.001)
+    assert evaluate(model, data.images, data.labels, batch_size=500)["accuracy"] == pytest.approx(claimed, abs=0.001)
+
+
+def test_views_average_logits_over_mirror_images_and_shifts() -> None:
+    image = keras.Input((3, 3, 1), name="image")
+    model = keras.Model(image, keras.layers.Flatten()(image))  # the logits are the pixels, left to right
+    images = numpy.arange(9, dtype="float32").reshape(1, 3, 3, 1)
+    plain = images.reshape(1, 9)
+    mirrored = images[:, :, ::-1].reshape(1, 9)
+    numpy.testing.assert_allclose(view_logits(model, images, ["flip"]), (plain + mirrored) / 2)
+    padded = numpy.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    corners = [padded[:, :3, :3].reshape(1, 9), padded[:, 2:, 2:].reshape(1, 9)]
+    numpy.testing.assert_allclose(view_logits(model, images, ["shift"]), (2 * plain + corners[0] + corners[1]) / 4)
+    with pytest.raises(UnknownNameError, match="Unknown view 'turn'"):
+        view_logits(model, images, ["turn"])
+
+
+def test_multiply_accumulates_of_known_networks() -> None:
+    model = zoo.create_model("cnn", input_shape=(8, 8, 3), filters=4, blocks=1, kernel_size=3, units=10, num_classes=5)
+    assert multiply_accumulates(model) == 8 * 8 * 3 * 3 * 3 * 4 + 4 * 4 * 4 * 10 + 10 * 5
+    assert multiply_accumulates(zoo.create_model("relu_mlp", input_shape=(8, 8, 1), units=16, depth=2)) == 64 * 16 + 16 * 16 + 16 * 10
+
+
+def test_latency_is_a_time(reader: keras.Model) -> None:
+    assert latency(reader, 2, repeats=3) > 0

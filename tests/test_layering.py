@@ -16,7 +16,7 @@ ORDER = (
     *("registry", "layers", "models", "cards", "weights", "pretrained", "factory"),
     *("muon", "optimizers", "images", "datasets", "augmentation", "initialization", "devices"),
     *("evaluation", "recipes", "training"),  # training ends by evaluating
-    *("publishing", "export", "serving", "lab"),
+    *("reproduction", "export", "formats", "serving", "verification", "card_pages", "publishing", "lab"),
     *("commands", "cli"),
 )
 # What finds its parts at run time: public names, models, recipes, subcommands.

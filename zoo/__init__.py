@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from zoo.registry import model_info as model_info
     from zoo.registry import register_model as register_model
     from zoo.registry import unregister_model as unregister_model
+    from zoo.reproduction import reproduce as reproduce
     from zoo.specs import Affine as Affine
     from zoo.specs import Choice as Choice
     from zoo.specs import Cutout as Cutout
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from zoo.specs import Shift as Shift
     from zoo.specs import WeightsSpec as WeightsSpec
     from zoo.training import train as train
+    from zoo.verification import verify as verify
     from zoo.weights import LoadReport as LoadReport
     from zoo.weights import load_report as load_report
 
@@ -59,8 +61,10 @@ _HOMES = {
     "layers": ("feature_extractor", "level_names"),
     "optimizers": ("create_optimizer", "list_optimizers", "optimizer_info"),
     "registry": ("list_models", "model_info", "register_model", "unregister_model"),
+    "reproduction": ("reproduce",),
     "specs": ("Affine", "Choice", "Cutout", "Elastic", "Flip", "Float", "Int", "Recipe", "Shift", "WeightsSpec"),
     "training": ("train",),
+    "verification": ("verify",),
     "weights": ("LoadReport", "load_report"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

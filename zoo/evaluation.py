@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import UsageError
+from zoo.errors import UsageError, unknown
+from zoo.specs import VIEWS
 
 if TYPE_CHECKING:
     import keras
@@ -16,7 +17,13 @@ CALIBRATION_BINS = 15
 
 
 def evaluate(
-    model: keras.Model, images: numpy.ndarray, labels: numpy.ndarray, class_names: Sequence[str] | None = None, *, batch_size: int = 256
+    model: keras.Model,
+    images: numpy.ndarray,
+    labels: numpy.ndarray,
+    class_names: Sequence[str] | None = None,
+    *,
+    batch_size: int = 256,
+    views: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluates a classifier.
 
@@ -26,6 +33,7 @@ def evaluate(
         labels: `(n,)`, whole numbers from 0 to below the number of classes.
         class_names: One per class; their numbers where None.
         batch_size: Images per step.
+        views: Averages the logits over other views of each image too; see `view_logits`.
 
     Returns:
         JSON-ready data:
@@ -49,16 +57,30 @@ def evaluate(
         >>> result["images"], result["accuracy"] > 0.95
         (360, True)
     """
-    from scipy.stats import binomtest
-    from sklearn import metrics
-
     classes = model.output_shape[-1]
     if len(images) != len(labels) or not len(labels):
         raise UsageError(f"Evaluation needs as many labels as images, and at least one. Received: {len(images)} images, {len(labels)} labels.")
     if not 0 <= labels.min() <= labels.max() < classes:
         raise UsageError(f"The model {model.name} has {classes} classes, but the labels run from {labels.min()} to {labels.max()}.")
-    names = [str(index) for index in range(classes)] if class_names is None else list(class_names)
     logits, seconds = _logits(model, images, batch_size)
+    if views:
+        logits = view_logits(model, images, views, batch_size)
+    return {**evaluate_logits(logits, labels, class_names), "images_per_second": round(len(labels) / seconds, 1)}
+
+
+def evaluate_logits(logits: numpy.ndarray, labels: numpy.ndarray, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Returns what `evaluate` returns, but for the throughput, from logits `(n, classes)` that are at hand.
+
+    Example:
+        >>> import numpy
+        >>> evaluate_logits(numpy.eye(3), numpy.array([0, 1, 1]))["accuracy"]
+        0.6666666666666666
+    """
+    from scipy.stats import binomtest
+    from sklearn import metrics
+
+    classes = logits.shape[1]
+    names = [str(index) for index in range(classes)] if class_names is None else list(class_names)
     probabilities = softmax(logits)
     predicted = probabilities.argmax(axis=1)
     right = int((predicted == labels).sum())
@@ -70,7 +92,6 @@ def evaluate(
         "accuracy_interval": [float(interval.low), float(interval.high)],
         "negative_log_likelihood": float(metrics.log_loss(labels, probabilities, labels=list(range(classes)))),
         "expected_calibration_error": expected_calibration_error(probabilities, labels),
-        "images_per_second": round(len(labels) / seconds, 1),
         "classes": [
             {
                 "name": names[index],
@@ -83,6 +104,72 @@ def evaluate(
         ],
         "confusion": metrics.confusion_matrix(labels, predicted, labels=range(classes)).tolist(),
     }
+
+
+def view_logits(model: keras.Model, images: numpy.ndarray, views: Sequence[str], batch_size: int = 256) -> numpy.ndarray:
+    """Returns logits averaged over several views of each image.
+
+    Args:
+        model: From images to logits `(batch, classes)`.
+        images: `(n, height, width, channels)`.
+        views: `flip` adds the mirror image, with equal weight. `shift` adds the image moved by a pixel towards the upper left and
+            the lower right, its border mirrored; the two have as much weight as the image where it is.
+        batch_size: Images per step.
+
+    Returns:
+        Float32 `(n, classes)`.
+
+    Raises:
+        UnknownNameError: No such view.
+    """
+    import numpy
+
+    for view in views:
+        if view not in VIEWS:
+            raise unknown("view", view, VIEWS)
+
+    def logits(moved: numpy.ndarray) -> numpy.ndarray:
+        straight = model.predict(moved, batch_size=batch_size, verbose=0)
+        return (straight + model.predict(moved[:, :, ::-1], batch_size=batch_size, verbose=0)) / 2 if "flip" in views else straight
+
+    if "shift" not in views:
+        return logits(images)
+    padded = numpy.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    return (2 * logits(images) + logits(padded[:, :-2, :-2]) + logits(padded[:, 2:, 2:])) / 4
+
+
+def multiply_accumulates(model: keras.Model) -> int:
+    """Returns how many multiplications with a weight one image costs in the convolutions and fully connected layers.
+
+    Example:
+        >>> import zoo
+        >>> multiply_accumulates(zoo.create_model("relu_mlp", input_shape=(8, 8, 1), units=16, depth=1))
+        1184
+    """
+    from math import prod
+
+    total = 0
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            positions = prod(layer.output.shape[1:-1])
+            total += positions * prod(layer.kernel.shape)
+    return total
+
+
+def latency(model: keras.Model, batch_size: int, repeats: int = 30) -> float:
+    """Returns the median milliseconds that a compiled prediction of `batch_size` images takes, after a warm-up."""
+    import statistics
+
+    import numpy
+
+    images = numpy.zeros((batch_size, *model.input_shape[1:]), "float32")
+    model.predict_on_batch(images)
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        model.predict_on_batch(images)
+        times.append(1000 * (time.perf_counter() - started))
+    return round(statistics.median(times), 3)
 
 
 def softmax(logits: numpy.ndarray) -> numpy.ndarray:

@@ -146,7 +146,6 @@ def _write(model: keras.Model, card: Card, directory: Path) -> None:
 
     try:
         archive = keras.export.ExportArchive()
-        archive.track(model)
         names = tf.constant(list(card.class_names))
 
         def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:

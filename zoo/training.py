@@ -92,7 +92,7 @@ def train(
         True
     """
     directory = default_directory(recipe) if directory is None else Path(directory)
-    _claim(directory, recipe, restart)
+    claim(directory, recipe, restart)
     if (directory / RUN_CARD).is_file():
         return Card.read(directory / RUN_CARD)
     training, validation = load_training_data(recipe, data_dir)
@@ -310,7 +310,7 @@ def _standardization(defaults: Mapping[str, Any], dataset: Dataset) -> dict[str,
     return {"pixel_mean": round(float(dataset.images.mean()), 2), "pixel_std": max(1.0, round(float(dataset.images.std()), 2))}
 
 
-def _claim(directory: Path, recipe: Recipe, restart: bool) -> None:
+def claim(directory: Path, recipe: Recipe, restart: bool = False) -> None:
     """Makes the directory this recipe's, or raises if it is another's."""
     if restart:
         for name in (RUN_CARD, RUN_WEIGHTS, CHECKPOINT, HISTORY, RECIPE):

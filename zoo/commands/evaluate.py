@@ -10,6 +10,7 @@ from zoo.datasets import load_dataset
 from zoo.errors import UsageError
 from zoo.evaluation import evaluate
 from zoo.factory import load_trained
+from zoo.specs import VIEWS
 
 HELP = "evaluate a trained model on a data set"
 EXAMPLES = """  zoo evaluate cnn_bn.digits
@@ -24,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="test, validation, train or train_minus_validation (default: test)")
     parser.add_argument("--data-dir", help="where TFDS keeps its data sets (default: TFDS_DATA_DIR, or TFDS's own)")
     parser.add_argument("--batch-size", type=int, default=256, help="images per step (default: 256)")
+    parser.add_argument("--views", nargs="*", choices=VIEWS, default=[], help="average over other views of each image too")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -42,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         "model": card.name,
         "dataset": name,
         "split": arguments.split,
-        **evaluate(model, data.images, data.labels, card.class_names, batch_size=arguments.batch_size),
+        **evaluate(model, data.images, data.labels, card.class_names, batch_size=arguments.batch_size, views=arguments.views),
     }
     if arguments.json:
         print_json(result)

@@ -86,13 +86,23 @@ def _headline(card: Card) -> str:
 def _show_card(card: Card) -> Iterable[str]:
     test, seeds = card.results["test"], card.seeds
     yield f"[bold]{_headline(card)}[/]"
-    yield f"over {seeds['count']} seeds: {100 * seeds['mean']:.2f} ± {100 * seeds['standard_deviation']:.2f} %"
+    if seeds["count"] > 1:
+        yield f"over {seeds['count']} seeds: {100 * seeds['mean']:.2f} ± {100 * seeds['standard_deviation']:.2f} %"
+    for kind, title in (("test_views", "averaged over views"), ("test_exact", "on the bit-exact test images")):
+        if kind in card.results:
+            yield f"{title}: {100 * card.results[kind]['accuracy']:.2f} %"
     yield f"the shipped weights are seed {card.recipe['seed']}'s"
     yield f"negative log likelihood {test['negative_log_likelihood']:.4f}, expected calibration error {test['expected_calibration_error']:.4f}"
     yield f"\ninput      image {card.input_shape}, values 0..255"
     yield f"output     logits ({card.num_classes},): {', '.join(card.class_names)}"
     yield f"trained on {card.dataset} in {card.seconds:.0f} s on {card.environment['processor']}, {card.environment['cores']} cores"
     yield f"keras      {card.environment['keras']} on {card.environment['backend']}"
+    if card.multiply_accumulates:
+        yield f"cost       {card.multiply_accumulates:,} multiply-accumulates per image"
+    for size, milliseconds in card.latency.items():
+        yield f"latency    {milliseconds:.1f} ms for {size} image{'s' * (size != '1')}"
+    if card.file_bytes:
+        yield f"file       {card.file_bytes / 1e6:.2f} MB, {card.stored_dtype}"
     yield f"licence    {card.license}"
     yield f"sha256     {card.sha256}"
     yield "\nhyperparameters"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UsageError, unknown
 from zoo.layers import classifier, global_pool, hidden_layer, kernel_initializer, preprocess
@@ -14,7 +14,20 @@ if TYPE_CHECKING:
     import keras
 
 DIGITS = {"filters": 32, "units": 64, "pixel_mean": 78.0, "pixel_std": 96.0}
-MNIST = {"convolutions": 2, "filters": 16, "units": 128, "pixel_mean": 33.0, "pixel_std": 78.0}
+MNIST = {"pixel_mean": 33.0, "pixel_std": 78.0}
+FASHION_MNIST = {"pixel_mean": 73.0, "pixel_std": 90.0}
+CIFAR10 = {"pixel_mean": 120.7, "pixel_std": 64.2}
+# Three blocks of two convolutions that pool early, after a whitening layer; what is left is pooled globally, by the maximum.
+EARLY_POOLING = {
+    "blocks": 3,
+    "convolutions": 2,
+    "pooling": "first",
+    "global_pooling": "max",
+    "units": 0,
+    "activation": "gelu",
+    "whitening": 2,
+}
+TINY = {"filters": (8, 16, 16), "blocks": 3, "convolutions": (2, 2, 1), "global_pooling": "average", "units": 0}
 DOMAINS: dict[str, Domain] = {
     "filters": Int(8, 64, "log"),
     "blocks": Int(1, 3),
@@ -26,16 +39,16 @@ DOMAINS: dict[str, Domain] = {
 }
 
 
-def _weights(dropout: float) -> tuple[WeightsSpec, ...]:
-    return (
-        WeightsSpec("mnist", "mnist", (28, 28, 1), 10, {**MNIST, "dropout": dropout}),
-        WeightsSpec("digits", "digits", (8, 8, 1), 10, {**DIGITS, "dropout": dropout}),
-    )
+def _weights(*tags: tuple[str, tuple[int, int, int], dict[str, Any]]) -> tuple[WeightsSpec, ...]:
+    return tuple(WeightsSpec(tag, tag, input_shape, 10, hyperparameters) for tag, input_shape, hyperparameters in tags)
 
 
 @register_model(
     domains=DOMAINS,
-    pretrained=_weights(dropout=0.25),
+    pretrained=_weights(
+        ("mnist", (28, 28, 1), {**MNIST, "convolutions": 2, "filters": 16, "dropout": 0.25}),
+        ("digits", (8, 8, 1), {**DIGITS, "dropout": 0.25}),
+    ),
     references=(
         "LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998, https://doi.org/10.1109/5.726791",
         "Simonyan, Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, 2014, https://arxiv.org/abs/1409.1556",
@@ -92,8 +105,16 @@ def cnn(
 
 @register_model(
     domains=DOMAINS,
-    variants={"tiny": {"filters": 8, "units": 0}},
-    pretrained=_weights(dropout=0.1),
+    variants={"tiny": TINY},
+    pretrained={
+        "cnn_bn": _weights(
+            ("mnist", (28, 28, 1), {**MNIST, "convolutions": 2, "filters": 16, "dropout": 0.1}),
+            ("fashion_mnist", (28, 28, 1), {**FASHION_MNIST, **EARLY_POOLING, "filters": (32, 96, 128)}),
+            ("cifar10", (32, 32, 3), {**CIFAR10, **EARLY_POOLING, "filters": (64, 256, 256)}),
+            ("digits", (8, 8, 1), {**DIGITS, "dropout": 0.1}),
+        ),
+        "cnn_bn_tiny": _weights(("mnist", (28, 28, 1), {**MNIST, **TINY})),
+    },
     references=(
         "Ioffe, Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift, 2015, https://arxiv.org/abs/1502.03167",
         "Simonyan, Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, 2014, https://arxiv.org/abs/1409.1556",

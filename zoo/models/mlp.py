@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 DIGITS = {"units": 256, "pixel_mean": 78.0, "pixel_std": 96.0}
 MNIST = {"units": 512, "pixel_mean": 33.0, "pixel_std": 78.0}
+FASHION_MNIST = {"units": 1024, "dropout": 0.1, "pixel_mean": 73.0, "pixel_std": 90.0}
+CIFAR10 = {"units": 768, "depth": 3, "pixel_mean": 120.7, "pixel_std": 64.2}
 DOMAINS: dict[str, Domain] = {
     "units": Int(32, 1024, "log"),
     "depth": Int(1, 4),
@@ -24,6 +26,7 @@ DOMAINS: dict[str, Domain] = {
 def _weights() -> tuple[WeightsSpec, ...]:
     return (
         WeightsSpec("mnist", "mnist", (28, 28, 1), 10, MNIST),
+        WeightsSpec("fashion_mnist", "fashion_mnist", (28, 28, 1), 10, FASHION_MNIST),
         WeightsSpec("digits", "digits", (8, 8, 1), 10, DIGITS),
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from types import ModuleType
 
 from zoo.errors import unknown
 from zoo.specs import Recipe
@@ -32,12 +33,21 @@ def load_recipe(name: str) -> Recipe:
         >>> load_recipe("cnn_bn.mnist").dataset
         'mnist'
     """
+    recipe = recipe_module(name).RECIPE
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def recipe_module(name: str) -> ModuleType:
+    """Returns the module that holds the recipe of `model.tag`; its docstring says what to expect.
+
+    Raises:
+        UnknownNameError: There is no such recipe.
+    """
     modules = _modules()
     if name not in modules:
         raise unknown("recipe", name, modules)
-    recipe = importlib.import_module(f"zoo.recipes.{modules[name]}").RECIPE
-    assert isinstance(recipe, Recipe)
-    return recipe
+    return importlib.import_module(f"zoo.recipes.{modules[name]}")
 
 
 def _modules() -> dict[str, str]:

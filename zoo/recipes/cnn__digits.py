@@ -1,4 +1,9 @@
-"""Two convolutions without any normalization on the 1,437 training digits of 8x8 pixels, slightly distorted."""
+"""Two convolutions without any normalization on the 1,437 training digits of 8x8 pixels, slightly distorted.
+
+    zoo reproduce cnn.digits --seeds 5
+
+Test accuracy 99.67 ± 0.12 % over 5 seeds, 25 s each on AMD EPYC, 2 cores, Keras 3.15.1 on tensorflow.
+"""
 
 from __future__ import annotations
 

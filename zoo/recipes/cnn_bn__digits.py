@@ -1,4 +1,9 @@
-"""Two convolutions with batch normalization on the 1,437 training digits of 8x8 pixels, slightly distorted."""
+"""Two convolutions with batch normalization on the 1,437 training digits of 8x8 pixels, slightly distorted.
+
+    zoo reproduce cnn_bn.digits --seeds 5
+
+Test accuracy 99.56 ± 0.25 % over 5 seeds, 21 s each on AMD EPYC, 2 cores, Keras 3.15.1 on tensorflow.
+"""
 
 from __future__ import annotations
 

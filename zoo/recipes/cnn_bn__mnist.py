@@ -1,4 +1,9 @@
-"""Four convolutions with batch normalization on distorted MNIST."""
+"""Four convolutions with batch normalization on distorted MNIST.
+
+    zoo reproduce cnn_bn.mnist --seeds 3
+
+Test accuracy 99.50 ± 0.03 % over 3 seeds, 10 min each on AMD EPYC, 2 cores, Keras 3.15.1 on tensorflow.
+"""
 
 from __future__ import annotations
 

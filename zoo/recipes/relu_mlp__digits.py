@@ -1,4 +1,9 @@
-"""Two layers of 256 rectified linear units on the 1,437 training digits of 8x8 pixels, slightly distorted."""
+"""Two layers of 256 rectified linear units on the 1,437 training digits of 8x8 pixels, slightly distorted.
+
+    zoo reproduce relu_mlp.digits --seeds 5
+
+Test accuracy 99.56 ± 0.32 % over 5 seeds, 12 s each on AMD EPYC, 2 cores, Keras 3.15.1 on tensorflow.
+"""
 
 from __future__ import annotations
 
