@@ -42,12 +42,12 @@ CONFIGURATION: dict[str, Any] = {
 }
 
 
-def network(filters: Sequence[int], kernels: Sequence[int], units: int) -> Any:
+def network(input_shape: tuple[int, ...], filters: Sequence[int], kernels: Sequence[int], units: int) -> Any:
     """Two convolutions, each followed by max pooling and a rectifier, then a fully connected layer and logits."""
     import keras
     from keras import layers
 
-    image = keras.Input((28, 28, 1), name="image")
+    image = keras.Input(input_shape, name="image")
     features = layers.Rescaling(1 / 78.0, -33.0 / 78.0, name="preprocess_rescale")(image)
     for index, (width, kernel) in enumerate(zip(filters, kernels, strict=True), start=1):
         features = layers.Conv2D(width, kernel, padding="same", kernel_initializer="he_normal", name=f"block{index}_conv1")(features)
@@ -66,7 +66,7 @@ class Learner:
 
         settings = configuration
         keras.config.set_dtype_policy("mixed_bfloat16")
-        self.model = network(settings["filters"], settings["kernels"], settings["units"])
+        self.model = network(train.images.shape[1:], settings["filters"], settings["kernels"], settings["units"])
         self.images, self.labels = tf.constant(train.images), tf.constant(train.labels.astype("int32"))
         self.batch_size = settings["batch_size"]
         self.steps = round(settings["epochs"] * len(train.labels) / self.batch_size)

@@ -87,7 +87,6 @@ def test_tune_ranks_and_writes_a_recipe(tmp_path: Path, capsys: pytest.CaptureFi
         (["info", "cnn_bm"], 2, "Unknown name 'cnn_bm'. Did you mean 'cnn_bn'"),
         (["info", "cnn.mnst"], 2, "Did you mean 'mnist'"),
         (["evaluate", "cnn_bn.minst"], 2, "Did you mean 'mnist'"),
-        (["evaluate", "cnn_bn_tiny"], 2, "cnn_bn_tiny has no pretrained weights"),
         (["evaluate", "cnn.digits", "--split", "tests"], 2, "test"),
         (["evaluate", "cnn.digits", "--dataset", "no/such/folder"], 2, "no/such/folder"),
         (["evaluate", "."], 1, "no finished training run"),

@@ -89,7 +89,7 @@ def test_an_unknown_hyperparameter(name: str) -> None:
     with pytest.raises(UnknownNameError) as error:
         zoo.create_model(name, unit=3)
     assert str(error.value).startswith(
-        "Unknown hyperparameter of cnn 'unit'. Did you mean 'units'? Valid hyperparameters of cnn: blocks, convolutions, "
+        "Unknown hyperparameter of cnn 'unit'. Did you mean 'units'? Valid hyperparameters of cnn: activation, blocks, convolutions, "
     )
 
 

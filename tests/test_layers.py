@@ -22,7 +22,7 @@ LEVELS = {
     "relu_mlp": ["preprocess", "hidden1", "hidden2", "logits"],
     "cnn": ["preprocess", "block1", "block2", "hidden1", "logits"],
     "cnn_bn": ["preprocess", "block1", "block2", "hidden1", "logits"],
-    "cnn_bn_tiny": ["preprocess", "block1", "block2", "logits"],
+    "cnn_bn_tiny": ["preprocess", "block1", "block2", "block3", "logits"],
 }
 
 

@@ -83,6 +83,7 @@ class Card:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             data = {**data, "input_shape": tuple(data["input_shape"]), "class_names": tuple(data["class_names"])}
+            data["hyperparameters"] = {name: tuple(value) if isinstance(value, list) else value for name, value in data["hyperparameters"].items()}
             return cls(**data)
         except OSError as error:
             raise WeightsError(f"The card {path} cannot be read: {error.strerror or error}.") from None

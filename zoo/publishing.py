@@ -143,6 +143,7 @@ def _store(name: str, recipe: Recipe, run: Path, test: Dataset, package: Path) -
     card = dataclasses.replace(
         card,
         name=name,
+        hyperparameters={**resolve(name)[0].defaults, **card.hyperparameters},
         recipe=recipe.to_dict(),
         sha256=sha256(target),
         results=measure(model, recipe, test),

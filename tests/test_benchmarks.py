@@ -1,0 +1,39 @@
+"""The benchmarks run and write what they say, on a few digits. What they measure is no test's business."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(script: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, str(BENCHMARKS / script), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_training(tmp_path: Path) -> None:
+    out = tmp_path / "training.csv"
+    printed = run("training.py", "--dataset", "digits", "--images", "256", "--out", str(out))
+    assert "no comparison with PyTorch" in printed
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["sigmoid_mlp.digits", "relu_mlp.digits", "cnn.digits", "cnn_bn.digits"]
+    for row in rows:
+        assert float(row["tutorial_ratio"]) > 0
+        assert 0 <= float(row["matrix_rate_share"]) < 1.5
+
+
+def test_time_to_99(tmp_path: Path) -> None:
+    out = tmp_path / "time.csv"
+    printed = run("time_to_99.py", "--dataset", "digits", "--seeds", "2", "--out", str(out))
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["0", "1"]
+    assert all(0 <= float(row["accuracy"]) <= 1 and float(row["seconds"]) > 0 for row in rows)
+    assert printed.count("seed ") == 2
+    assert "mean " in printed
