@@ -158,9 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows.append(row)
         beside = f", {row['torch_ratio']} times in PyTorch" if torch else ""
         share = 100 * row["matrix_rate_share"]
-        print(
-            f"{recipe.model}: {ours:.0f} us per image, {row['tutorial_ratio']} times in the tutorial's pipeline{beside}; {share:.0f} % of the matrix rate"
-        )
+        print(f"{recipe.model}: {ours:.0f} us per image, {row['tutorial_ratio']} times as a tutorial{beside}; {share:.0f} % of the matrix rate")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with arguments.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
