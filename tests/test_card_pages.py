@@ -53,6 +53,19 @@ def test_the_curve_has_a_point_per_epoch(name: str) -> None:
     assert [len(line.attrib["points"].split()) for line in lines] == [card.recipe["epochs"]] * 2
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_says_what_the_test_images_were_used_for(name: str) -> None:
+    card, recipe = card_of(name), load_recipe(name)
+    page = card_page(card, recipe, "A summary.")
+    assert ("read once more" in page) == (card.stored_dtype == "float16")
+    assert ("not blind" in page) == (card.dataset == "mnist")
+    assert ("use them to rank" in page) == bool(recipe.label_smoothing or recipe.teacher)
+    assert f'"epochs": {recipe.epochs}' in page
+    assert f'"seed": {recipe.seed}' in page
+    for hyperparameter in card.hyperparameters:
+        assert f"{hyperparameter} " in page.partition("The network: ")[2]
+
+
 def test_a_flat_curve_and_none() -> None:
     card = card_of("cnn.digits")
     assert "polyline" in training_curve(dataclasses.replace(card, history={"loss": [1.0], "accuracy": [1.0]}))

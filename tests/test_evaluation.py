@@ -94,5 +94,32 @@ def test_multiply_accumulates_of_known_networks() -> None:
     assert multiply_accumulates(zoo.create_model("relu_mlp", input_shape=(8, 8, 1), units=16, depth=2)) == 64 * 16 + 16 * 16 + 16 * 10
 
 
+def test_multiply_accumulates_of_strides_groups_and_nested_models() -> None:
+    image = keras.Input((9, 9, 4))
+    strided = keras.layers.Conv2D(6, 3, strides=2)(image)  # 4 x 4 positions
+    grouped = keras.layers.Conv2D(6, 3, padding="same", groups=2)(strided)  # each filter sees 3 channels
+    inner = keras.Model(image, keras.layers.DepthwiseConv2D(2)(grouped))  # 3 x 3 positions
+    assert multiply_accumulates(inner) == 16 * 9 * 4 * 6 + 16 * 9 * 3 * 6 + 9 * 4 * 6
+    other = keras.Input((9, 9, 4))
+    outer = keras.Model(other, keras.layers.Dense(5)(keras.layers.Flatten()(inner(other))))
+    assert multiply_accumulates(outer) == multiply_accumulates(inner) + 54 * 5
+
+
+def test_multiply_accumulates_of_an_unknown_layer_are_not_guessed() -> None:
+    image = keras.Input((4, 4, 1))
+    model = keras.Model(image, keras.layers.Conv2DTranspose(2, 3, name="up")(image))
+    with pytest.raises(UsageError, match="multiply-accumulates of up, a Conv2DTranspose, are not known"):
+        multiply_accumulates(model)
+
+
+def test_multiply_accumulates_of_the_network_for_cifar10() -> None:
+    whitening = 31 * 31 * 2 * 2 * 3 * 24
+    blocks = 31 * 31 * 9 * 24 * 64 + 16 * 16 * 9 * 64 * 64
+    blocks += 16 * 16 * 9 * 64 * 256 + 8 * 8 * 9 * 256 * 256
+    blocks += 8 * 8 * 9 * 256 * 256 + 4 * 4 * 9 * 256 * 256
+    model = zoo.create_model("cnn_bn.cifar10")
+    assert multiply_accumulates(model) == whitening + blocks + 256 * 10
+
+
 def test_latency_is_a_time(reader: keras.Model) -> None:
     assert latency(reader, 2, repeats=3) > 0

@@ -92,6 +92,48 @@ def test_the_results_file_has_a_row_per_seed() -> None:
         assert accuracies == pytest.approx(card_of(name).seeds["test_accuracy"], abs=5e-5)
 
 
+@pytest.mark.parametrize("name", zoo.list_models(pretrained=True))
+def test_the_results_file_and_the_card_say_the_same_of_seed_0(name: str) -> None:
+    with publishing.RESULTS.open(newline="", encoding="utf-8") as file:
+        row = next(row for row in csv.DictReader(file) if (row["name"], row["seed"]) == (name, "0"))
+    card = card_of(name)
+    test = card.results["test"]
+    views = card.results.get("test_views")
+    assert float(row["negative_log_likelihood"]) == pytest.approx(test["negative_log_likelihood"], abs=5e-5)
+    assert float(row["expected_calibration_error"]) == pytest.approx(test["expected_calibration_error"], abs=5e-5)
+    assert row["test_accuracy_views"] == (f"{views['accuracy']:.4f}" if views else "")
+    assert (int(row["parameters"]), int(row["multiply_accumulates"])) == (card.parameters, card.multiply_accumulates)
+    assert int(row["epochs"]) == card.recipe["epochs"]
+    assert row["commit"] == card.environment["commit"]
+    for package in ("keras", card.environment["backend"], "numpy", "python"):
+        assert f"{package} {card.environment[package]}" in row["versions"]
+
+
+def test_every_published_figure_has_its_source_and_a_weight_to_compare() -> None:
+    with publishing.ANCHORS.open(newline="", encoding="utf-8") as file:
+        anchors = list(csv.DictReader(file))
+    table = publishing.weights_table()
+    for anchor in anchors:
+        assert f"{anchor['model']}.{anchor['dataset']}" in zoo.list_models(pretrained=True)
+        assert 0 < float(anchor["accuracy"]) < 100
+        assert f"[{anchor['accuracy']} %]({anchor['source']}), {anchor['what']}" in table
+
+
+def test_cifar10_figures_are_printed_twice() -> None:
+    note = publishing.weights_table().splitlines()[-1]
+    for name in zoo.list_models("*.cifar10", pretrained=True):
+        assert f"`{name}` {100 * card_of(name).results['test_exact']['accuracy']:.2f} %" in note
+    assert "9,979 test images" in note
+
+
+def test_a_tag_without_a_card_is_left_out(monkeypatch: pytest.MonkeyPatch, own_registry: dict[str, ModelSpec]) -> None:
+    weights = WeightsSpec("toy", "digits", (8, 8, 1), 10, {"units": 8, "depth": 1})
+    own_registry["relu_mlp"] = dataclasses.replace(own_registry["relu_mlp"], pretrained=(*own_registry["relu_mlp"].pretrained, weights))
+    assert "relu_mlp.toy" in zoo.list_models(pretrained=True)
+    assert "relu_mlp.toy" not in publishing.shipped()
+    assert "relu_mlp.digits" in publishing.shipped()
+
+
 def test_the_readmes_table_is_the_present_one() -> None:
     assert publishing.weights_table() in publishing.README.read_text(encoding="utf-8")
 

@@ -60,6 +60,13 @@ def test_no_times(text: str) -> None:
         seconds(text)
 
 
+def test_the_command_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = reproduce("relu_mlp.digits", seeds=2, budget=0.001, data_dir="my data")
+    assert result.command == "zoo reproduce relu_mlp.digits --seeds 2 --budget 0.001s --data-dir 'my data'"
+    assert reproduce("relu_mlp.digits", budget=0.001, directory=tmp_path / "elsewhere").command is None
+
+
 def test_what_cannot_be_reproduced() -> None:
     with pytest.raises(UsageError, match=r"Only a shipped weight can be reproduced. Received: the model 'cnn'. Its weights: cnn.mnist"):
         zoo.reproduce("cnn")
@@ -72,7 +79,16 @@ def test_what_cannot_be_reproduced() -> None:
     [
         (Reproduction("a.b", (0.99,), 0.991, 0.98, 1.0, None), 0, "99.00 %, -0.10 points: within the spread"),
         (Reproduction("a.b", (0.95,), 0.991, 0.98, 1.0, None), 1, "95.00 %, -4.10 points: OUTSIDE the spread"),
-        (Reproduction("a.b", (), 0.991, 0.98, 1.0, (0, 3, 9)), 0, "3 of 9 epochs when the budget was used up"),
+        (
+            Reproduction("a.b", (), 0.991, 0.98, 1.0, (0, 3, 9), "zoo reproduce a.b --seeds 1 --budget 60s"),
+            0,
+            "epoch 3 of 9 when the budget was used up; no verdict on it yet. To go on: zoo reproduce a.b --seeds 1 --budget 60s",
+        ),
+        (
+            Reproduction("a.b", (0.95,), 0.991, 0.98, 1.0, (1, 3, 9), "zoo reproduce a.b --seeds 2"),
+            1,
+            "95.00 %, -4.10 points: OUTSIDE the spread seed 1 epoch 3 of 9 when the budget was used up",
+        ),
     ],
 )
 def test_the_command(result: Reproduction, status: int, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,6 +141,11 @@ def view_logits(model: keras.Model, images: numpy.ndarray, views: Sequence[str],
 def multiply_accumulates(model: keras.Model) -> int:
     """Returns how many multiplications with a weight one image costs in the convolutions and fully connected layers.
 
+    Padding counts like pixels; biases, normalization and pooling are left out.
+
+    Raises:
+        UsageError: A layer has a kernel and is neither: nothing is counted rather than too little.
+
     Example:
         >>> import zoo
         >>> multiply_accumulates(zoo.create_model("relu_mlp", input_shape=(8, 8, 1), units=16, depth=1))
@@ -148,11 +153,18 @@ def multiply_accumulates(model: keras.Model) -> int:
     """
     from math import prod
 
+    from keras import Model, layers
+
     total = 0
     for layer in model.layers:
-        if hasattr(layer, "kernel"):
-            positions = prod(layer.output.shape[1:-1])
-            total += positions * prod(layer.kernel.shape)
+        if isinstance(layer, Model):
+            total += multiply_accumulates(layer)
+        elif isinstance(layer, layers.Dense | layers.Conv1D | layers.Conv2D | layers.Conv3D | layers.DepthwiseConv2D):
+            total += prod(layer.output.shape[1:-1]) * prod(layer.kernel.shape)
+        elif any("kernel" in weight.name for weight in layer.weights):
+            raise UsageError(
+                f"The multiply-accumulates of {layer.name}, a {type(layer).__name__}, are not known: it is no convolution or Dense layer."
+            )
     return total
 
 

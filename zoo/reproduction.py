@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import statistics
 import time
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Reproduction:
         low: Lower end of the card's spread; see `spread`.
         high: Its upper end.
         unfinished: `(seed, epochs done, epochs in all)` of the run that the budget cut off, or None.
+        command: Goes on where this stopped, with the same budget; None where nothing is left to do, or the runs stand elsewhere
+            than the command would look.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Reproduction:
     low: float
     high: float
     unfinished: tuple[int, int, int] | None
+    command: str | None = None
 
     @property
     def within(self) -> bool | None:
@@ -67,7 +71,8 @@ def reproduce(
     Args:
         name: `model.tag`.
         seeds: How many, from seed 0 on, above 0.
-        budget: Seconds after which the run pauses at the end of its epoch; None for no limit. The next call goes on.
+        budget: Seconds after which the run pauses at the end of its epoch, so that it may last an epoch longer; None for no limit.
+            The next call goes on.
         directory: Where the runs stand, one folder per seed.
         data_dir: Where TFDS keeps its data sets.
 
@@ -98,7 +103,8 @@ def reproduce(
             break
         accuracies.append(result.results["test"]["accuracy"])
     low, high = spread(card.seeds["test_accuracy"], card.results["test"]["images"])
-    return Reproduction(name, tuple(accuracies), card.seeds["mean"], low, high, unfinished)
+    command = _command(name, seeds, budget, data_dir) if unfinished and directory == DIRECTORY else None
+    return Reproduction(name, tuple(accuracies), card.seeds["mean"], low, high, unfinished, command)
 
 
 def spread(accuracies: list[float], images: int) -> tuple[float, float]:
@@ -126,6 +132,13 @@ def spread(accuracies: list[float], images: int) -> tuple[float, float]:
     factor = float(t.ppf(0.975, count - 1)) if count > 1 else 1.96
     reach = factor * deviation * math.sqrt(1 + 1 / count)
     return mean - reach, min(1.0, mean + reach)
+
+
+def _command(name: str, seeds: int, budget: float | None, data_dir: str | Path | None) -> str:
+    words = ["zoo", "reproduce", name, "--seeds", str(seeds)]
+    words += [] if budget is None else ["--budget", f"{budget:g}s"]
+    words += [] if data_dir is None else ["--data-dir", str(data_dir)]
+    return shlex.join(words)
 
 
 def _run(recipe: Recipe, directory: Path, deadline: float | None, data_dir: str | Path | None) -> Card | int:

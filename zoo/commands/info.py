@@ -88,9 +88,14 @@ def _show_card(card: Card) -> Iterable[str]:
     yield f"[bold]{_headline(card)}[/]"
     if seeds["count"] > 1:
         yield f"over {seeds['count']} seeds: {100 * seeds['mean']:.2f} ± {100 * seeds['standard_deviation']:.2f} %"
-    for kind, title in (("test_views", "averaged over views"), ("test_exact", "on the bit-exact test images")):
+    titles = {
+        "test_views": "averaged over views",
+        "test_exact": "on the bit-exact test images",
+        "test_exact_views": "on the bit-exact test images, averaged over views",
+    }
+    for kind, title in titles.items():
         if kind in card.results:
-            yield f"{title}: {100 * card.results[kind]['accuracy']:.2f} %"
+            yield f"{title}: {100 * card.results[kind]['accuracy']:.2f} % of {card.results[kind]['images']:,}"
     yield f"the shipped weights are seed {card.recipe['seed']}'s"
     yield f"negative log likelihood {test['negative_log_likelihood']:.4f}, expected calibration error {test['expected_calibration_error']:.4f}"
     yield f"\ninput      image {card.input_shape}, values 0..255"

@@ -8,7 +8,7 @@ import re
 
 from zoo.console import console, load_backend, print_json
 from zoo.errors import UsageError
-from zoo.reproduction import DIRECTORY, reproduce
+from zoo.reproduction import reproduce
 
 HELP = "train a shipped weight again and compare with its card"
 EXAMPLES = """  zoo reproduce relu_mlp.digits
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if result.unfinished:
         seed, done, epochs = result.unfinished
         screen.print(
-            f"seed {seed}   {done} of {epochs} epochs when the budget was used up. Go on with the same command; the run stands in {DIRECTORY}."
+            f"seed {seed}   epoch {done} of {epochs} when the budget was used up; no verdict on it yet. To go on:\n  {result.command}", soft_wrap=True
         )
     return status
 

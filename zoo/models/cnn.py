@@ -47,6 +47,12 @@ def _weights(*tags: tuple[str, tuple[int, int, int], dict[str, Any]]) -> tuple[W
     domains=DOMAINS,
     pretrained=_weights(
         ("mnist", (28, 28, 1), {**MNIST, "convolutions": 2, "filters": 16, "dropout": 0.25}),
+        ("fashion_mnist", (28, 28, 1), {**FASHION_MNIST, "convolutions": 2, "filters": 32, "units": 256, "dropout": 0.3}),
+        (
+            "cifar10",
+            (32, 32, 3),
+            {**CIFAR10, "blocks": 3, "convolutions": 2, "pooling": "first", "filters": (48, 96, 192), "units": 256, "dropout": 0.2},
+        ),
         ("digits", (8, 8, 1), {**DIGITS, "dropout": 0.25}),
     ),
     references=(

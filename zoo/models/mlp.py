@@ -27,6 +27,7 @@ def _weights() -> tuple[WeightsSpec, ...]:
     return (
         WeightsSpec("mnist", "mnist", (28, 28, 1), 10, MNIST),
         WeightsSpec("fashion_mnist", "fashion_mnist", (28, 28, 1), 10, FASHION_MNIST),
+        WeightsSpec("cifar10", "cifar10", (32, 32, 3), 10, CIFAR10),
         WeightsSpec("digits", "digits", (8, 8, 1), 10, DIGITS),
     )
 
