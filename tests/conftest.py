@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-SMALL = {"filters": 4, "units": 8}
+SMALL = {"filters": 4, "convolutions": 1, "units": 8}
 
 
 @pytest.fixture(scope="session")

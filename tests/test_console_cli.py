@@ -210,14 +210,18 @@ def test_list_is_a_table_of_all_models(capsys: Capture) -> None:
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["model", "pretrained", "description"]
     assert [row.split()[0] for row in rows] == zoo.list_models()
-    assert "mnist, digits" in rows[0]
+    assert "mnist, fashion_mnist, cifar10, digits" in rows[0]
 
 
 def test_list_json_is_one_document(capsys: Capture) -> None:
     assert main(["list", "--json", "cnn*"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["model"] for row in rows] == zoo.list_models("cnn*")
-    assert rows[0] == {"model": "cnn", "pretrained": ["mnist", "digits"], "description": zoo.model_info("cnn").description}
+    assert rows[0] == {
+        "model": "cnn",
+        "pretrained": ["mnist", "fashion_mnist", "cifar10", "digits"],
+        "description": zoo.model_info("cnn").description,
+    }
 
 
 def test_list_pretrained_gives_the_cards_figures(capsys: Capture) -> None:

@@ -117,9 +117,9 @@ def test_the_default_tag_is_the_first() -> None:
         ("CNN_BN", "Unknown model 'CNN_BN'. Did you mean 'cnn_bn' or 'cnn_bn_tiny'? Valid models: "),
         ("", "Unknown model ''. Valid models: "),
         ("./runs/v1.0", "Unknown model './runs/v1.0'. Valid models: "),
-        ("cnn.minst", "Unknown tag of cnn 'minst'. Did you mean 'mnist'? Valid tags of cnn: digits, mnist."),
-        ("cnn.", "Unknown tag of cnn ''. Valid tags of cnn: digits, mnist."),
-        ("cnn.mnist.v2", "Unknown tag of cnn 'mnist.v2'. Did you mean 'mnist'? Valid tags of cnn: digits, mnist."),
+        ("cnn.minst", "Unknown tag of cnn 'minst'. Did you mean 'mnist'? Valid tags of cnn: cifar10, digits, fashion_mnist, mnist."),
+        ("cnn.", "Unknown tag of cnn ''. Valid tags of cnn: cifar10, digits, fashion_mnist, mnist."),
+        ("cnn.mnist.v2", "Unknown tag of cnn 'mnist.v2'. Did you mean 'mnist'? Valid tags of cnn: cifar10, digits, fashion_mnist, mnist."),
     ],
 )
 def test_unknown_names(name: str, expected: str) -> None:

@@ -381,5 +381,5 @@ def test_shipped_recipes_can_be_run_again(name: str) -> None:
 
 
 def test_there_is_no_tag_without_a_file() -> None:
-    with pytest.raises(UnknownNameError, match=r"Unknown tag of cnn 'emnist'\. Did you mean 'mnist'\?"):
+    with pytest.raises(UnknownNameError, match=r"Unknown tag of cnn 'emnist'\. Did you mean 'mnist' or 'fashion_mnist'\?"):
         zoo.create_model("cnn.emnist", pretrained=True)

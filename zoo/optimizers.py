@@ -179,7 +179,7 @@ def list_optimizers(family: str | None = None) -> list[str]:
 
     Example:
         >>> list_optimizers("momentum")
-        ['momentum', 'nesterov']
+        ['momentum', 'nesterov', 'muon']
     """
     families = {spec.family for spec in _OPTIMIZERS}
     if family is not None and family not in families:

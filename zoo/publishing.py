@@ -194,7 +194,7 @@ def weights_table() -> str:
     """Returns the README's table of all shipped weights, in Markdown."""
     anchors = _anchors()
     lines = [
-        "| name | parameters | test accuracy, seed 0 (95 % interval) | mean ± sd (seeds) | with views | published elsewhere | training |",
+        "| name | parameters | test accuracy, seed 0 (95 % interval) | mean ± sd (seeds) | with views | published elsewhere | training, wall time |",
         "|---|---:|---|---|---:|---|---:|",
     ]
     for name in shipped():
@@ -207,6 +207,7 @@ def weights_table() -> str:
             f"| {_spread(seeds)} | {_percent(views['accuracy']) if views else ''} "
             f"| {published} | {_duration(card.seconds)} |"
         )
+    lines += ["", "Wall times are of seed 0's run as it came: some runs shared their processor with others or paused."]
     return "\n".join([*lines, *_cifar10_note()])
 
 

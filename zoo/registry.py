@@ -135,7 +135,7 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = None) -> list[s
         >>> zoo.list_models("cnn_bn")
         ['cnn_bn']
         >>> zoo.list_models("cnn.*", pretrained=True)
-        ['cnn.digits', 'cnn.mnist']
+        ['cnn.cifar10', 'cnn.digits', 'cnn.fashion_mnist', 'cnn.mnist']
     """
     _load_all()
     if pretrained:
