@@ -52,8 +52,10 @@ def card_page(card: Card, recipe: Recipe, summary: str) -> str:
             [(row["name"], row["images"], f"{100 * row['precision']:.2f} %", f"{100 * row['recall']:.2f} %") for row in test["classes"]],
         )
         + "\n",
-        f"## Size and speed\n\n{_table(('', ''), _sizes(card))}\n\n"
-        "Times, here and below, are wall times as they came: other work may have shared the processor.\n",
+        (
+            f"## Size and speed\n\n{_table(('', ''), _sizes(card))}\n\n"
+            "Times, here and below, are wall times as they came: other work may have shared the processor.\n"
+        ),
         (
             f"## Training\n\n{_data(card)}\n\n```json\n{json.dumps(_changed(recipe), indent=2)}\n```\n\n"
             f"The network: {', '.join(f'{name} {_plain(value)}' for name, value in card.hyperparameters.items())}.\n\n"
