@@ -1,0 +1,136 @@
+"""Batch normalization strengthens training and improves accuracy across architectures."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
+from zoo.lab.figures import BLUE, ORANGE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from zoo.lab.laboratory import Laboratory
+
+ARCHITECTURES = {
+    "1 convolution": {"blocks": 1, "convolutions": 1, "filters": 8, "units": 32},
+    "4 convolutions": {"blocks": 2, "convolutions": 2, "filters": 8, "units": 32},
+    "6 convolutions": {"blocks": 3, "convolutions": 2, "filters": 8, "units": 32},
+}
+LEARNING_RATES = (0.01, 0.1, 1.0)
+TARGET = 0.9
+EPOCHS = 8
+
+
+def measure(lab: Laboratory) -> Tables:
+    rows = []
+    for architecture, hyperparameters in ARCHITECTURES.items():
+        for model in ("cnn", "cnn_bn"):
+            for rate in LEARNING_RATES:
+                recipe = lab.recipe(model, hyperparameters=hyperparameters, optimizer="sgd", learning_rate=rate, epochs=EPOCHS)
+                for seed in lab.seeds:
+                    learned = lab.learn(recipe, seed)
+                    gap = math.nan if learned.diverged else learned.history[-1]["accuracy"] - learned.accuracy
+                    rows.append(
+                        {
+                            "architecture": architecture,
+                            "model": model,
+                            "learning_rate": rate,
+                            "seed": seed,
+                            "steps_to_target": learned.steps_to(TARGET),
+                            "steps": EPOCHS * learned.steps_per_epoch,
+                            "accuracy": learned.accuracy,
+                            "gap": gap,
+                        }
+                    )
+    return {"runs": rows}
+
+
+def best(tables: Tables, architecture: str, model: str, name: str) -> list[float]:
+    """A column by seed at the learning rate with the best mean accuracy; steps that were never enough count as all there were, doubled."""
+    rows = tables["runs"]
+
+    def values(rate: float, column_name: str) -> list[float]:
+        return column(rows, column_name, architecture=architecture, model=model, learning_rate=rate)
+
+    rate = max(distinct(rows, "learning_rate"), key=lambda rate: sum(values(rate, "accuracy")))
+    found = values(rate, name)
+    return [min(value, 2 * steps) for value, steps in zip(found, values(rate, "steps"), strict=True)] if name == "steps_to_target" else found
+
+
+def tolerated(tables: Tables, architecture: str, model: str) -> int:
+    """At how many of the learning rates every seed reached the target."""
+    rows = tables["runs"]
+    steps = [column(rows, "steps_to_target", architecture=architecture, model=model, learning_rate=rate) for rate in distinct(rows, "learning_rate")]
+    return sum(all(math.isfinite(value) for value in values) for values in steps)
+
+
+def judge(tables: Tables) -> Finding:
+    architectures = distinct(tables["runs"], "architecture")
+    gains, speedups = {}, {}
+    for architecture in architectures:
+        gains[architecture] = Interval.of_differences(*(best(tables, architecture, model, "accuracy") for model in ("cnn_bn", "cnn")))
+        speedups[architecture] = Interval.of_differences(
+            *([math.log(value) for value in best(tables, architecture, model, "steps_to_target")] for model in ("cnn", "cnn_bn"))
+        )
+    tolerance = {architecture: tuple(tolerated(tables, architecture, model) for model in ("cnn_bn", "cnn")) for architecture in architectures}
+    helped = [name for name in architectures if gains[name].low > 0]
+    easier = [name for name in architectures if speedups[name].low > 0 or tolerance[name][0] > tolerance[name][1]]
+    if len(helped) == len(architectures):
+        verdict = Verdict.HOLDS
+    else:
+        verdict = Verdict.WITH_CONDITIONS if easier or helped else Verdict.WRONG
+    return Finding(
+        verdict,
+        (
+            "At each network's best learning rate, accuracy rose by "
+            + "; ".join(f"{gains[name].show(100, 1)} points with {name}" for name in architectures)
+            + ".",
+            f"{100 * TARGET:.0f} % took "
+            + "; ".join(f"{math.exp(-speedups[name].mean):.2f} times the steps with {name}" for name in architectures)
+            + ".",
+            "Learning rates at which every seed got there, with and without: "
+            + "; ".join(
+                f"{tolerance[name][0]} and {tolerance[name][1]} of {len(distinct(tables['runs'], 'learning_rate'))} ({name})"
+                for name in architectures
+            )
+            + ".",
+        ),
+    )
+
+
+def draw(tables: Tables, figure: Figure) -> None:
+    rows = tables["runs"]
+    architectures, rates = distinct(rows, "architecture"), distinct(rows, "learning_rate")
+    axes: Any = figure.subplots(1, len(architectures), sharey=True)
+    for axis, architecture in zip(axes, architectures, strict=True):
+        for model, label, colour, marker in (("cnn", "without", ORANGE, "s"), ("cnn_bn", "with batch normalization", BLUE, "o")):
+            where = {"architecture": architecture, "model": model}
+            means = [100 * Interval.of(column(rows, "accuracy", learning_rate=rate, **where)).mean for rate in rates]
+            axis.plot(rates, means, color=colour, label=label)
+            for rate in rates:
+                values = column(rows, "accuracy", learning_rate=rate, **where)
+                axis.scatter([rate] * len(values), [100 * value for value in values], color=colour, marker=marker, s=16, alpha=0.6)
+        axis.set(title=architecture, xscale="log", xlabel="learning rate of plain SGD")
+    axes[0].set_ylabel(f"% of held-out images right\nafter {EPOCHS} epochs")
+    axes[0].legend(frameon=False)
+    figure.suptitle("Batch normalization: which learning rates work, and how well (a point per seed)")
+
+
+CLAIM = Claim(
+    name="batchnorm",
+    says="Batch normalization regularizes intermediate activations, strengthens training and improves accuracy across architectures.",
+    theory=(
+        "It normalizes each map over the batch, which lets larger learning rates work; regularization is a side effect of the batch's noise "
+        "(Ioffe and Szegedy, 2015, arXiv:1502.03167)."
+    ),
+    rule=(
+        "Each network is taken at its best learning rate. Holds if the accuracy is higher with batch normalization in every architecture, with the whole "
+        "interval of the difference by seed. Holds with conditions if that is so in some, or if in some the target takes fewer steps or more learning "
+        "rates reach it. Wrong otherwise."
+    ),
+    measure=measure,
+    judge=judge,
+    draw=draw,
+)

@@ -1,0 +1,144 @@
+"""A sigmoid neuron gives a probability between 0 and 1 of an event."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from zoo.evaluation import softmax
+from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
+from zoo.lab.figures import BLUE, ORANGE
+from zoo.layers import feature_extractor
+
+if TYPE_CHECKING:
+    import numpy
+    from matplotlib.figure import Figure
+
+    from zoo.lab.laboratory import Laboratory
+
+CALIBRATED = 0.05
+BINS = 10
+
+
+def measure(lab: Laboratory) -> Tables:
+    units, bins = [], []
+    for seed in lab.seeds:
+        model = lab.learn(lab.recipe("sigmoid_mlp"), seed).model
+        extract = feature_extractor(model, ["hidden1", "hidden2", "logits"])
+        known = extract.predict(lab.training.images, batch_size=500, verbose=0)
+        seen = extract.predict(lab.validation.images, batch_size=500, verbose=0)
+        for level in ("hidden1", "hidden2", "logits"):
+            values, events = _events(level, known[level], lab.training.labels, seen[level], lab.validation.labels)
+            kind = "output" if level == "logits" else "hidden"
+            units.append(
+                {
+                    "seed": seed,
+                    "layer": level,
+                    "kind": kind,
+                    "least": float(values.min()),
+                    "most": float(values.max()),
+                    "calibration_error": calibration_error(values, events),
+                }
+            )
+            bins += [{"seed": seed, "layer": level, "kind": kind, **row} for row in reliability(values, events)]
+    return {"units": units, "reliability": bins}
+
+
+def _events(
+    level: str, known: numpy.ndarray, known_labels: numpy.ndarray, seen: numpy.ndarray, labels: numpy.ndarray
+) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Units' values on held-out images with the event that each unit's value is taken for the probability of, both `(n, units)`.
+
+    An output unit's event is its class. A hidden unit has none of its own: it gets the class, or the absence of the class, that
+    its values on the training images correlate with most.
+    """
+    import numpy
+
+    classes = numpy.arange(int(known_labels.max()) + 1)
+    truth = (labels[:, None] == classes).astype("float64")
+    if level == "logits":
+        return softmax(seen), truth
+    known_truth = (known_labels[:, None] == classes).astype("float64")
+    centred = known - known.mean(axis=0)
+    correlation = centred.T @ (known_truth - known_truth.mean(axis=0)) / (centred.std(axis=0)[:, None] * known_truth.std(axis=0) + 1e-9)
+    best = abs(correlation).argmax(axis=1)
+    positive = correlation[numpy.arange(len(best)), best] > 0
+    return seen.astype("float64"), numpy.where(positive, truth[:, best], 1 - truth[:, best])
+
+
+def reliability(values: numpy.ndarray, events: numpy.ndarray) -> list[dict[str, float]]:
+    """Returns per bin of the values, ten over 0..1: how many, their mean, and the share of events among them."""
+    import numpy
+
+    bins = numpy.minimum((values * BINS).astype(int), BINS - 1).ravel()
+    count = numpy.bincount(bins, minlength=BINS)
+    mean, share = (numpy.bincount(bins, weights=array.ravel(), minlength=BINS) / numpy.maximum(count, 1) for array in (values, events))
+    return [{"count": int(count[i]), "value": float(mean[i]), "events": float(share[i])} for i in range(BINS) if count[i]]
+
+
+def calibration_error(values: numpy.ndarray, events: numpy.ndarray) -> float:
+    """Returns the distance between a unit's values and the share of events, over bins weighted by size, meaned over units.
+
+    Example:
+        >>> import numpy
+        >>> calibration_error(numpy.array([[0.5], [0.5]]), numpy.array([[1.0], [0.0]]))
+        0.0
+    """
+    errors = []
+    for unit in range(values.shape[1]):
+        rows = reliability(values[:, unit], events[:, unit])
+        errors.append(sum(row["count"] * abs(row["value"] - row["events"]) for row in rows) / len(values))
+    return float(sum(errors) / len(errors))
+
+
+def judge(tables: Tables) -> Finding:
+    rows = tables["units"]
+    least, most = min(column(rows, "least")), max(column(rows, "most"))
+    output = Interval.of(column(rows, "calibration_error", kind="output"))
+    hidden = Interval.of([fmean(column(rows, "calibration_error", kind="hidden", seed=seed)) for seed in distinct(rows, "seed")])
+    if least < 0 or most > 1 or output.low > CALIBRATED:
+        verdict = Verdict.WRONG
+    elif output.high < CALIBRATED and hidden.high < CALIBRATED:
+        verdict = Verdict.HOLDS
+    else:
+        verdict = Verdict.WITH_CONDITIONS
+    return Finding(
+        verdict,
+        (
+            f"Every sigmoid unit's value lay between 0 and 1: the least was {least:.2g}, the most {most:.6g}.",
+            f"Read as probabilities of the classes, the outputs, trained under cross-entropy, were off by {output.show(100, 1)} points.",
+            f"A hidden unit's value, read as the probability of the class it goes with best, was off by {hidden.show(100, 1)} points: "
+            "no loss made it a probability.",
+        ),
+    )
+
+
+def draw(tables: Tables, figure: Figure) -> None:
+    axes: Any = figure.subplots(1, 2, sharey=True)
+    for axis, kind, title, colour in zip(
+        axes, ("output", "hidden"), ("output units: near the diagonal", "hidden units: not"), (BLUE, ORANGE), strict=True
+    ):
+        axis.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
+        rows = [row for row in tables["reliability"] if row["kind"] == kind]
+        size = [4 + 200 * row["count"] / max(column(rows, "count")) for row in rows]
+        axis.scatter(column(rows, "value"), column(rows, "events"), s=size, color=colour, alpha=0.6, linewidths=0)
+        axis.set(title=title, xlabel="value of the unit, if it were a probability")
+    axes[0].set_ylabel("share of images with the event")
+    figure.suptitle("When is a sigmoid's value a probability?")
+
+
+CLAIM = Claim(
+    name="sigmoid",
+    says="A sigmoid neuron gives a probability between 0 and 1 of an event.",
+    theory=(
+        "1 / (1 + exp(-x)) lies in (0, 1). It is a probability only where a loss makes it one, as cross-entropy does for an output unit, "
+        "and then only as well calibrated as it is measured to be; a hidden unit's value is none."
+    ),
+    rule=(
+        "Wrong if a value leaves 0..1, or if the calibration error of the outputs lies above 5 points with its whole interval. "
+        "Holds if the errors of output and hidden units both lie below 5 points with their whole intervals. Holds with conditions otherwise."
+    ),
+    measure=measure,
+    judge=judge,
+    draw=draw,
+)
