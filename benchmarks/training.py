@@ -33,11 +33,15 @@ from zoo.training import TrainingRun
 
 RESULTS = Path(__file__).parent / "results" / "training.csv"
 TORCH = """
-import json, sys, time, torch
+import json, os, sys, time, torch
 from torch import nn
 job = json.load(sys.stdin)
-make = {"conv": lambda i, o, k, bias: nn.Conv2d(i, o, k, padding="same", bias=bias), "batchnorm": nn.BatchNorm2d, "relu": nn.ReLU,
-        "sigmoid": nn.Sigmoid, "pool": lambda: nn.MaxPool2d(2, ceil_mode=True), "flatten": nn.Flatten, "dropout": nn.Dropout, "dense": nn.Linear}
+torch.set_num_threads(len(os.sched_getaffinity(0)))
+make = {"conv": lambda i, o, k, padding, bias, trained: nn.Conv2d(i, o, k, padding=padding, bias=bias).requires_grad_(trained),
+        "batchnorm": nn.BatchNorm2d, "relu": nn.ReLU, "gelu": nn.GELU, "sigmoid": nn.Sigmoid,
+        "pool": lambda: nn.MaxPool2d(2, ceil_mode=True), "flatten": nn.Flatten, "dropout": nn.Dropout,
+        "max": lambda: nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten()), "dense": nn.Linear,
+        "average": lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())}
 net = nn.Sequential(*[make[kind](*arguments) for kind, *arguments in job["layers"]])
 optimizer, loss = torch.optim.AdamW(net.parameters(), 1e-3), nn.CrossEntropyLoss()
 size, batch, steps = job["size"], job["batch"], job["steps"]
@@ -101,14 +105,20 @@ def torch_layer(layer: Any) -> list[Any] | None:
     kind = type(layer).__name__
     if kind == "Conv2D":
         size, _, inputs, outputs = layer.kernel.shape
-        return ["conv", inputs, outputs, size, layer.use_bias]
+        return ["conv", inputs, outputs, size, layer.padding, layer.use_bias, layer.trainable]
     if kind == "Dense":
         return ["dense", *layer.kernel.shape]
     if kind == "BatchNormalization":
         return ["batchnorm", layer.gamma.shape[0]]
     if kind == "Activation":
         return [layer.activation.__name__]
-    return {"MaxPooling2D": ["pool"], "Flatten": ["flatten"], "Dropout": ["dropout", getattr(layer, "rate", 0.0)]}.get(kind)
+    return {
+        "MaxPooling2D": ["pool"],
+        "GlobalMaxPooling2D": ["max"],
+        "GlobalAveragePooling2D": ["average"],
+        "Flatten": ["flatten"],
+        "Dropout": ["dropout", getattr(layer, "rate", 0.0)],
+    }.get(kind)
 
 
 def matrix_rate(dtype: str, size: int = 2048) -> float:

@@ -16,6 +16,7 @@ ORDER = (
     *("registry", "layers", "models", "cards", "weights", "pretrained", "factory"),
     *("muon", "optimizers", "images", "datasets", "augmentation", "initialization", "devices"),
     *("evaluation", "recipes", "training"),  # training ends by evaluating
+    *("inspection", "figures", "plots"),
     *("reproduction", "export", "formats", "serving", "verification", "card_pages", "publishing", "lab"),
     *("commands", "cli"),
 )

@@ -58,7 +58,7 @@ def inspect(model: keras.Model, images: numpy.ndarray, labels: numpy.ndarray) ->
         labels: `(n,)`, for the gradients of the mean cross-entropy.
 
     Returns:
-        A report per layer, in order, the input left out.
+        A report per layer, in order, without the input and layers that act in training only.
 
     Raises:
         UsageError: No images, or another number of labels.
@@ -74,7 +74,7 @@ def inspect(model: keras.Model, images: numpy.ndarray, labels: numpy.ndarray) ->
 
     if not len(images) or len(images) != len(labels):
         raise UsageError(f"Inspection needs as many labels as images, and at least one. Received: {len(images)} images, {len(labels)} labels.")
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer | keras.layers.Dropout)]
     activations = keras.Model(model.input, [layer.output for layer in layers]).predict(images, batch_size=500, verbose=0)
     activations = activations if isinstance(activations, list) else [activations]
     fields, norms = receptive_fields(model), gradient_norms(model, images, labels)

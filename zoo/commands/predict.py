@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     images, answers = {}, []
     for index, path in enumerate(arguments.images):
         try:
-            images[index] = _prepared(path, card)
+            images[index] = prepared_image(path, card)
         except ImageError as error:
             answers.append((index, {"file": path, "error": str(error)}))
     probabilities = _probabilities(model, list(images.values()))
@@ -53,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _prepared(path: str, card: Card) -> tf.Tensor:
+def prepared_image(path: str, card: Card) -> tf.Tensor:
+    """Reads an image file and brings it to what a model expects: size, channels, polarity, place."""
     ink_box = dataset_info(card.dataset).ink_box if card.dataset in list_datasets() else None
     return prepare_image(read_image(path), card.input_shape, card.light_on_dark, ink_box)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.errors import UsageError
+from zoo.figures import save_figure
 from zoo.files import write_text
 from zoo.lab.claim import Claim, Finding, Tables, Verdict
-from zoo.lab.figures import save_figure
 from zoo.lab.laboratory import Laboratory
 
 PAGE = "README.md"

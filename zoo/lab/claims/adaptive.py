@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from zoo.figures import BLUE, GREEN, ORANGE, PINK
 from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
-from zoo.lab.figures import BLUE, GREEN, ORANGE, PINK
 from zoo.optimizers import optimizer_info
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ PROBLEMS = {
     "CNN": ("cnn", {"blocks": 2, "filters": 8, "units": 32}),
 }
 ADAPTIVE, OTHERS = ("rmsprop", "adam"), ("sgd", "momentum")
-FACTORS = (1.0, 3.0, 10.0, 30.0)
+FACTORS = (1.0, 5.0, 25.0)
 EPOCHS = 6
 
 
@@ -96,9 +96,9 @@ CLAIM = Claim(
         "(Wilson et al., 2017, arXiv:1705.08292; Choi et al., 2019, arXiv:1910.05446; Schmidt et al., 2021, arXiv:2007.01547)."
     ),
     rule=(
-        "The better of RMSprop and Adam against the better of SGD and momentum, on every problem. Holds if the adaptive one leads on all with each at its best "
-        "learning rate, with the whole interval of the difference by seed. Holds with conditions if it leads on all at default learning rates only. "
-        "Wrong otherwise."
+        "The better of RMSprop and Adam against the better of SGD and momentum, on every problem. Holds if the adaptive one leads on all with each "
+        "at its best learning rate, with the whole interval of the difference by seed. Holds with conditions if it leads on all at default learning "
+        "rates only. Wrong otherwise."
     ),
     measure=measure,
     judge=judge,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from zoo.figures import BLUE, ORANGE
 from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
-from zoo.lab.figures import BLUE, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,10 +77,8 @@ def judge(tables: Tables) -> Finding:
     tolerance = {architecture: tuple(tolerated(tables, architecture, model) for model in ("cnn_bn", "cnn")) for architecture in architectures}
     helped = [name for name in architectures if gains[name].low > 0]
     easier = [name for name in architectures if speedups[name].low > 0 or tolerance[name][0] > tolerance[name][1]]
-    if len(helped) == len(architectures):
-        verdict = Verdict.HOLDS
-    else:
-        verdict = Verdict.WITH_CONDITIONS if easier or helped else Verdict.WRONG
+    everywhere = len(helped) == len(architectures)
+    verdict = Verdict.HOLDS if everywhere else Verdict.WITH_CONDITIONS if easier or helped else Verdict.WRONG
     return Finding(
         verdict,
         (
@@ -126,9 +124,9 @@ CLAIM = Claim(
         "(Ioffe and Szegedy, 2015, arXiv:1502.03167)."
     ),
     rule=(
-        "Each network is taken at its best learning rate. Holds if the accuracy is higher with batch normalization in every architecture, with the whole "
-        "interval of the difference by seed. Holds with conditions if that is so in some, or if in some the target takes fewer steps or more learning "
-        "rates reach it. Wrong otherwise."
+        "Each network is taken at its best learning rate. Holds if the accuracy is higher with batch normalization in every architecture, with the "
+        "whole interval of the difference by seed. Holds with conditions if that is so in some, or if in some the target takes fewer steps or more "
+        "learning rates reach it. Wrong otherwise."
     ),
     measure=measure,
     judge=judge,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from zoo.figures import BLUE, GREEN, ORANGE
 from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
-from zoo.lab.figures import BLUE, GREEN, ORANGE
 from zoo.layers import classifier, feature_extractor, hidden_layer, level_names, preprocess
 
 if TYPE_CHECKING:
@@ -87,19 +87,22 @@ def judge(tables: Tables) -> Finding:
     vanished = [kind for kind in kinds if plain[kind].high < math.log10(VANISHED)]
     exploded = [kind for kind in kinds if plain[kind].low > math.log10(EXPLODED)]
     healthy = [kind for kind in kinds if plain[kind].low > math.log10(VANISHED) and plain[kind].high < math.log10(EXPLODED)]
-    if not vanished and not exploded:
-        verdict = Verdict.WRONG
-    else:
-        verdict = Verdict.WITH_CONDITIONS if healthy else Verdict.HOLDS
+    verdict = Verdict.WRONG if not vanished and not exploded else Verdict.WITH_CONDITIONS if healthy else Verdict.HOLDS
     depth = max(column(rows, "depth"))
     worst = min(kinds, key=lambda kind: plain[kind].mean)
     mended = ratios(tables, *worst, True)
     return Finding(
         verdict,
         (
-            f"Through {depth} layers the gradient shrank below 1/100 of its size with {_names(vanished)}, and grew above 100 times with {_names(exploded)}.",
+            (
+                f"Through {depth} layers the gradient shrank below 1/100 of its size with {_names(vanished)}, "
+                f"and grew above 100 times with {_names(exploded)}."
+            ),
             f"It did neither with {_names(healthy)}.",
-            f"Worst was {_names([worst])}: 10 to the power of {plain[worst].show(1, 1)} from last to first layer; batch normalization made that {mended.show(1, 1)}.",
+            (
+                f"Worst was {_names([worst])}: 10 to the power of {plain[worst].show(1, 1)} from last to first layer; "
+                f"batch normalization made that {mended.show(1, 1)}."
+            ),
         ),
     )
 
@@ -134,8 +137,9 @@ CLAIM = Claim(
         "(Glorot and Bengio, 2010; He et al., 2015); batch normalization changes it."
     ),
     rule=(
-        "In the deepest network, the norm of the gradient with respect to the first hidden level over that at the last: vanished below 1/100, exploded above 100, with the "
-        "whole interval. Wrong if no combination vanishes or explodes. Holds with conditions if some do and some do neither. Holds if none does neither."
+        "In the deepest network, the norm of the gradient with respect to the first hidden level over that at the last: vanished below 1/100, "
+        "exploded above 100, with the whole interval. Wrong if no combination vanishes or explodes. Holds with conditions if some do and some do "
+        "neither. Holds if none does neither."
     ),
     measure=measure,
     judge=judge,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zoo.evaluation import evaluate_logits, softmax
+from zoo.figures import BLUE, ORANGE
 from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
-from zoo.lab.figures import BLUE, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,10 +61,14 @@ def judge(tables: Tables) -> Finding:
         verdict,
         (
             f"The largest logit names the class, the same before and after softmax at every temperature: {accuracy.show(100, 1, ' %')} are right.",
-            f"Logits ran from {min(column(scores, 'least')):.1f} to {max(column(scores, 'most')):.1f}; "
-            f"{100 * distributions:.0f} % of the images had logits that are probabilities: they are scores.",
-            f"Softmax makes probabilities of them, and the temperature sets how sure they are: mean confidence {100 * sharp.mean:.0f} % at "
-            f"{TEMPERATURES[0]:g}, {100 * soft.mean:.0f} % at {TEMPERATURES[-1]:g}, with the same answers.",
+            (
+                f"Logits ran from {min(column(scores, 'least')):.1f} to {max(column(scores, 'most')):.1f}; "
+                f"{100 * distributions:.0f} % of the images had logits that are probabilities: they are scores."
+            ),
+            (
+                f"Softmax makes probabilities of them, and the temperature sets how sure they are: mean confidence {100 * sharp.mean:.0f} % at "
+                f"{TEMPERATURES[0]:g}, {100 * soft.mean:.0f} % at {TEMPERATURES[-1]:g}, with the same answers."
+            ),
         ),
     )
 

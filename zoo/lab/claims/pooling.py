@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
+from zoo.figures import BLUE, ORANGE
 from zoo.inspection import receptive_fields
 from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
-from zoo.lab.figures import BLUE, ORANGE
 
 if TYPE_CHECKING:
     import keras
@@ -33,14 +34,16 @@ def measure(lab: Laboratory) -> Tables:
         computed = receptive_fields(model)
         for level in LEVELS:
             influence = _influence(model, level, seed)
+            field = computed[level]
+            assert field is not None, "a pooling layer sees a square"
             fields.append(
                 {
                     "seed": seed,
                     "level": level,
                     "side": int(model.get_layer(level).output.shape[1]),
-                    "computed": computed[level],
+                    "computed": field,
                     "measured": _side(influence > 0),
-                    "effective": _effective_area(influence) / computed[level] ** 2,
+                    "effective": _effective_area(influence) / field**2,
                 }
             )
             if seed == lab.seeds[0]:
@@ -85,13 +88,10 @@ def judge(tables: Tables) -> Finding:
     sides = [column(rows, "side", level=level)[0] for level in levels]
     computed = [column(rows, "computed", level=level)[0] for level in levels]
     agree = all(row["computed"] == row["measured"] for row in rows)
-    halves = all(later == (earlier + 1) // 2 for earlier, later in zip(sides, sides[1:], strict=False))
-    grows = all(earlier < later for earlier, later in zip(computed, computed[1:], strict=False))
+    halves = all(later == (earlier + 1) // 2 for earlier, later in itertools.pairwise(sides))
+    grows = all(earlier < later for earlier, later in itertools.pairwise(computed))
     share = Interval.of(column(rows, "effective", level=levels[-1]))
-    if not (halves and grows and agree):
-        verdict = Verdict.WRONG
-    else:
-        verdict = Verdict.WITH_CONDITIONS if share.high < INFLUENCE else Verdict.HOLDS
+    verdict = Verdict.WRONG if not (halves and grows and agree) else Verdict.WITH_CONDITIONS if share.high < INFLUENCE else Verdict.HOLDS
     return Finding(
         verdict,
         (
@@ -131,7 +131,8 @@ CLAIM = Claim(
     theory="Right; the effective receptive field is smaller than the theoretical one (Luo et al., 2016, arXiv:1701.04128).",
     rule=(
         "Wrong unless each pooling halves the maps, the receptive field grows from level to level, and gradients measure the same field as is "
-        "computed. Then it holds with conditions if half of the influence comes from less than half of the deepest field, with the whole interval; else it holds."
+        "computed. Then it holds with conditions if half of the influence comes from less than half of the deepest field, with the whole interval; "
+        "else it holds."
     ),
     measure=measure,
     judge=judge,

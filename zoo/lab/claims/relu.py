@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from zoo.figures import BLUE, GREEN, ORANGE
 from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
-from zoo.lab.figures import BLUE, GREEN, ORANGE
 from zoo.layers import feature_extractor
 
 if TYPE_CHECKING:
@@ -72,8 +72,10 @@ def judge(tables: Tables) -> Finding:
         verdict,
         (
             f"{other.show(100, 1, ' %')} of the outputs were neither 0 nor 1; the largest was {max(column(rows, 'most')):.1f}.",
-            f"The slope was zero for {flat.show(100, 1, ' %')} of the outputs, and {100 * fmean(column(rows, 'dead_units')):.1f} % of the units "
-            "were zero for every training image.",
+            (
+                f"The slope was zero for {flat.show(100, 1, ' %')} of the outputs, and {100 * fmean(column(rows, 'dead_units')):.1f} % of the units "
+                "were zero for every training image."
+            ),
             f"What holds: the slope is 1 wherever the input is positive, however large it is (0 or 1 in {100 * slopes:.0f} % of the cases).",
         ),
     )

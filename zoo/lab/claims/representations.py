@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zoo.figures import BLUE, GREY
 from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
-from zoo.lab.figures import BLUE, GREY
 from zoo.layers import feature_extractor
 
 if TYPE_CHECKING:
@@ -71,17 +71,23 @@ def judge(tables: Tables) -> Finding:
     rows = tables["probes"]
     levels = distinct(rows, "level")
     pixels, deepest = levels[0], levels[-1]
-    at = {(state, level): column(rows, "accuracy", state=state, level=level) for state in ("trained", "untrained") for level in (pixels, deepest)}
+    at = {(state, level): column(rows, "accuracy", state=state, level=level) for state in ("trained", "untrained") for level in levels}
     gain = Interval.of_differences(at["trained", deepest], at["trained", pixels])
     learned = Interval.of_differences(at["trained", deepest], at["untrained", deepest])
-    verdict = Verdict.HOLDS if gain.low > 0 and learned.low > 0 else Verdict.WRONG if gain.high < 0 else Verdict.WITH_CONDITIONS
+    best = max(levels, key=lambda level: sum(at["trained", level]))
+    lost = Interval.of_differences(at["trained", best], at["trained", deepest])
+    deepens = gain.low > 0 and learned.low > 0 and lost.low <= 0
+    verdict = Verdict.WRONG if gain.high < 0 else Verdict.HOLDS if deepens else Verdict.WITH_CONDITIONS
     return Finding(
         verdict,
         (
             f"A linear classifier on the pixels was right on {Interval.of(at['trained', pixels]).show(100, 1, ' %')} of the held-out images.",
-            f"On the activations of {deepest} it was right on {Interval.of(at['trained', deepest]).show(100, 1, ' %')}, "
-            f"a gain of {gain.show(100, 1)} points.",
-            f"Training made them so: the same level of an untrained network is {learned.show(100, 1)} points worse.",
+            (
+                f"On the activations of {deepest} it was right on {Interval.of(at['trained', deepest]).show(100, 1, ' %')}, "
+                f"a gain of {gain.show(100, 1)} points; the same level of an untrained network is {learned.show(100, 1)} points worse."
+            ),
+            f"Best for a linear classifier was {best}, with {Interval.of(at['trained', best]).show(100, 1, ' %')}"
+            + (": the deepest level of all." if best == deepest else ": deeper levels keep what this network needs, not all that a plane can use."),
         ),
     )
 
@@ -114,7 +120,8 @@ CLAIM = Claim(
     theory="Deeper levels of a trained network make the classes easier to separate by a plane (Alain and Bengio, 2016, arXiv:1610.01644).",
     rule=(
         "Holds if a linear classifier on the deepest hidden level beats one on the pixels, and one on the same level of an untrained network, "
-        "both with the whole interval of the difference by seed. Wrong if the pixels win with the whole interval. Holds with conditions otherwise."
+        "both with the whole interval of the difference by seed, and no other level beats it with the whole interval. Wrong if the pixels win "
+        "with the whole interval. Holds with conditions otherwise."
     ),
     measure=measure,
     judge=judge,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import prod, sqrt
 from typing import TYPE_CHECKING, Any
 
+from zoo.figures import BLUE, ORANGE
 from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
-from zoo.lab.figures import BLUE, ORANGE
 
 if TYPE_CHECKING:
     import keras
@@ -30,15 +30,8 @@ def measure(lab: Laboratory) -> Tables:
         mlp = lab.learn(lab.recipe("relu_mlp", hyperparameters={"units": units}), seed).model
         for name, model in (("cnn", cnn), ("relu_mlp", mlp)):
             for shift in SHIFTS:
-                accuracy.append(
-                    {
-                        "seed": seed,
-                        "model": name,
-                        "parameters": model.count_params(),
-                        "shift": shift,
-                        "accuracy": _accuracy(model, lab.validation.images, lab.validation.labels, shift),
-                    }
-                )
+                right = _accuracy(model, lab.validation.images, lab.validation.labels, shift)
+                accuracy += [{"seed": seed, "model": name, "parameters": model.count_params(), "shift": shift, "accuracy": right}]
     return {"accuracy": accuracy, "layers": layers}
 
 
@@ -74,17 +67,16 @@ def judge(tables: Tables) -> Finding:
         shift: Interval.of_differences(column(rows, "accuracy", model="cnn", shift=shift), column(rows, "accuracy", model="relu_mlp", shift=shift))
         for shift in (0, 1)
     }
-    if saving <= 1 or gain[0].high < 0:
-        verdict = Verdict.WRONG
-    else:
-        verdict = Verdict.HOLDS if gain[0].low > 0 else Verdict.WITH_CONDITIONS
+    verdict = Verdict.WRONG if saving <= 1 or gain[0].high < 0 else Verdict.HOLDS if gain[0].low > 0 else Verdict.WITH_CONDITIONS
     parameters = {name: column(rows, "parameters", model=name)[0] for name in ("cnn", "relu_mlp")}
     return Finding(
         verdict,
         (
             f"A fully connected layer between the same maps would need at least {saving:,.0f} times the parameters of each convolution.",
-            f"At equal size ({parameters['cnn']:,} against {parameters['relu_mlp']:,} parameters) the CNN was right on {gain[0].show(100, 1)} points "
-            "more of the held-out images than the MLP.",
+            (
+                f"At equal size ({parameters['cnn']:,} against {parameters['relu_mlp']:,} parameters) the CNN was right on "
+                f"{gain[0].show(100, 1)} points more of the held-out images than the MLP."
+            ),
             f"On images moved by one pixel, which neither had seen, it was {gain[1].show(100, 1)} points ahead.",
         ),
     )

@@ -6,8 +6,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from zoo.evaluation import softmax
+from zoo.figures import BLUE, ORANGE
 from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
-from zoo.lab.figures import BLUE, ORANGE
 from zoo.layers import feature_extractor
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CALIBRATED = 0.05
 BINS = 10
+UNITS_DRAWN = 10
 
 
 def measure(lab: Laboratory) -> Tables:
@@ -40,7 +41,8 @@ def measure(lab: Laboratory) -> Tables:
                     "calibration_error": calibration_error(values, events),
                 }
             )
-            bins += [{"seed": seed, "layer": level, "kind": kind, **row} for row in reliability(values, events)]
+            for unit in range(UNITS_DRAWN if seed == lab.seeds[0] and level != "hidden1" else 0):
+                bins += [{"kind": kind, "unit": unit, **row} for row in reliability(values[:, unit], events[:, unit])]
     return {"units": units, "reliability": bins}
 
 
@@ -107,8 +109,10 @@ def judge(tables: Tables) -> Finding:
         (
             f"Every sigmoid unit's value lay between 0 and 1: the least was {least:.2g}, the most {most:.6g}.",
             f"Read as probabilities of the classes, the outputs, trained under cross-entropy, were off by {output.show(100, 1)} points.",
-            f"A hidden unit's value, read as the probability of the class it goes with best, was off by {hidden.show(100, 1)} points: "
-            "no loss made it a probability.",
+            (
+                f"A hidden unit's value, read as the probability of the class it goes with best, was off by {hidden.show(100, 1)} points: "
+                "no loss made it a probability."
+            ),
         ),
     )
 
@@ -120,11 +124,11 @@ def draw(tables: Tables, figure: Figure) -> None:
     ):
         axis.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
         rows = [row for row in tables["reliability"] if row["kind"] == kind]
-        size = [4 + 200 * row["count"] / max(column(rows, "count")) for row in rows]
-        axis.scatter(column(rows, "value"), column(rows, "events"), s=size, color=colour, alpha=0.6, linewidths=0)
+        for unit in distinct(rows, "unit"):
+            axis.plot(column(rows, "value", unit=unit), column(rows, "events", unit=unit), color=colour, alpha=0.5, marker=".", linewidth=0.8)
         axis.set(title=title, xlabel="value of the unit, if it were a probability")
     axes[0].set_ylabel("share of images with the event")
-    figure.suptitle("When is a sigmoid's value a probability?")
+    figure.suptitle("When is a sigmoid's value a probability? (a line per unit)")
 
 
 CLAIM = Claim(

@@ -1,4 +1,4 @@
-"""How the lab's figures look, and how they are written."""
+"""How figures look, and how they are written."""
 
 from __future__ import annotations
 

@@ -1,0 +1,53 @@
+"""`zoo plot`: pictures of a training run or a shipped weight."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.console import console, load_backend
+from zoo.datasets import load_dataset
+from zoo.factory import load_trained
+
+if TYPE_CHECKING:
+    from zoo.cards import Card
+
+HELP = "draw a run's curves, confusion matrix and reliability diagram"
+EXAMPLES = """  zoo plot runs/my-run
+  zoo plot cnn_bn.digits --out pictures"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="RUN", help="the directory of a training run, or a pretrained name")
+    parser.add_argument("--out", type=Path, help="where the pictures go (default: RUN/plots, or plots-NAME)")
+    parser.add_argument("--data-dir", help="where TFDS keeps its data sets (default: TFDS_DATA_DIR, or TFDS's own)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    load_backend()
+    from zoo.evaluation import evaluate_logits
+    from zoo.plots import draw_confusion, draw_curves, draw_reliability
+
+    model, card = load_trained(arguments.source)
+    source = Path(arguments.source)
+    directory = arguments.out or (source / "plots" if source.is_dir() else Path(f"plots-{card.name}"))
+    data = load_dataset(card.dataset, "test", data_dir=arguments.data_dir)
+    logits = model.predict(data.images, batch_size=256, verbose=0)
+    files = draw_curves(history(source, card), directory / "curves")
+    files += draw_confusion(evaluate_logits(logits, data.labels)["confusion"], card.class_names, directory / "confusion")
+    files += draw_reliability(logits, data.labels, directory / "reliability")
+    for file in files:
+        console().print(str(file), markup=False, highlight=False)
+    return 0
+
+
+def history(source: Path, card: Card) -> dict[str, list[float]]:
+    """Returns a run's history by column; a shipped weight's is in its card."""
+    path = source / "history.csv"
+    if not path.is_file():
+        return {name: list(values) for name, values in card.history.items()}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
