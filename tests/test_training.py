@@ -19,7 +19,7 @@ import pytest
 import zoo
 from zoo import training
 from zoo.errors import TrainingError, UsageError
-from zoo.specs import Affine, Elastic, Flip, Recipe
+from zoo.specs import Affine, Elastic, Flip, Recipe, Shift
 from zoo.training import (
     CHECKPOINT,
     HISTORY,
@@ -27,6 +27,7 @@ from zoo.training import (
     build,
     compile_trainer,
     default_directory,
+    load_training_data,
     order,
     precision,
     read_recipe,
@@ -295,3 +296,36 @@ def test_the_augmentation_weakens_over_its_tail(digits: zoo.Dataset) -> None:
     strengths: list[float] = []
     run.fit(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: strengths.append(float(layer.strength))))
     assert strengths == pytest.approx([1.0, 1.0, 1.0, 0.5])
+
+
+@pytest.mark.parametrize(("model", "optimizer"), [("relu_mlp", "adam"), ("cnn_bn", "momentum")])
+def test_a_restarted_run_gives_what_a_new_one_gives(model: str, optimizer: str) -> None:
+    hyperparameters = {"units": 8, "dropout": 0.2} | ({"filters": 4} if model == "cnn_bn" else {})
+    first = Recipe(
+        model,
+        "digits",
+        hyperparameters=hyperparameters,
+        optimizer=optimizer,
+        learning_rate=0.1,
+        epochs=2,
+        augmentation=(Shift(1),),
+        schedule="constant",
+    )
+    training, validation = load_training_data(first)
+    run = TrainingRun(first, training, validation)
+    run.fit()
+    other = dataclasses.replace(first, seed=1, learning_rate=0.01)
+    run.restart(other)
+    run.fit()
+    new = TrainingRun(other, training, validation)
+    new.fit()
+    for row, expected in zip(run.history, new.history, strict=True):
+        assert {**row, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_a_run_of_another_recipe_cannot_be_restarted() -> None:
+    recipe = Recipe("relu_mlp", "digits", hyperparameters={"units": 8}, epochs=1, schedule="cosine", learning_rate=0.1)
+    run = TrainingRun(recipe, load_training_data(recipe)[0], None)
+    for other in (dataclasses.replace(recipe, learning_rate=0.2), dataclasses.replace(recipe, batch_size=64)):
+        with pytest.raises(UsageError, match="another seed or another constant learning rate only"):
+            run.restart(other)

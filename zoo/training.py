@@ -424,6 +424,26 @@ class TrainingRun:
     def _variables(self) -> list[Any]:
         return [*self.trainer.variables, *self.trainer.optimizer.variables]
 
+    def restart(self, recipe: Recipe) -> None:
+        """Puts a run without a directory back to the start of a recipe that differs in its seed or its constant learning rate.
+
+        What has been compiled is kept; the run then gives what a new run of that recipe would give.
+
+        Raises:
+            UsageError: The recipes differ in more than that, or the run has a directory.
+        """
+        constant = recipe.schedule == "constant" and not recipe.warmup
+        alike = dataclasses.replace(recipe, seed=self.recipe.seed, learning_rate=self.recipe.learning_rate if constant else recipe.learning_rate)
+        if self.directory is not None or alike != self.recipe:
+            raise UsageError("A run can be restarted in memory, with another seed or another constant learning rate only.")
+        with self.scope():
+            fresh, _, _ = compile_trainer(recipe, self.training)
+            fresh.optimizer.build(fresh.trainable_variables)
+        for variable, start in zip(self._variables(), [*fresh.variables, *fresh.optimizer.variables], strict=True):
+            variable.assign(start)
+        self.recipe, self.epoch, self.seconds, self.history, self.best = recipe, 0, 0.0, [], []
+        self.trainer.stop_training = False
+
     @property
     def stopped_early(self) -> bool:
         patience = self.recipe.early_stopping

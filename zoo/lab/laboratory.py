@@ -90,6 +90,7 @@ class Laboratory:
         self.training = Dataset(images[order[held_out:]], labels[order[held_out:]], spec)
         self.batch_size = 32 if len(self.training.labels) < 2000 else 128
         self._kept: dict[str, Learned] = {}
+        self._runs: dict[str, TrainingRun] = {}
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -103,8 +104,9 @@ class Laboratory:
         return len(self.training.spec.class_names)
 
     def recipe(self, model: str, **settings: Any) -> Recipe:
-        """Returns a recipe on the lab's images: Adam for ten epochs, unless the settings say otherwise."""
-        return Recipe(model, self.dataset, **{"optimizer": "adam", "learning_rate": 3e-3, "batch_size": self.batch_size, "epochs": 10, **settings})
+        """Returns a recipe on the lab's images: Adam for ten epochs at a constant rate, unless the settings say otherwise."""
+        usual = {"optimizer": "adam", "learning_rate": 3e-3, "schedule": "constant", "batch_size": self.batch_size, "epochs": 10}
+        return Recipe(model, self.dataset, **{**usual, **settings})
 
     def learn(self, recipe: Recipe, seed: int) -> Learned:
         """Trains a recipe from a seed, or returns the run if it has been trained before."""
@@ -113,7 +115,7 @@ class Laboratory:
         if key not in self._kept:
             if self.on_training:
                 self.on_training(recipe)
-            run = TrainingRun(recipe, self.training, self.validation)
+            run = self._run(recipe)
             diverged = False
             try:
                 run.fit()
@@ -121,6 +123,15 @@ class Laboratory:
                 diverged = True
             self._kept[key] = Learned(run.trained_model(), run.history, run.steps, diverged)
         return self._kept[key]
+
+    def _run(self, recipe: Recipe) -> TrainingRun:
+        """A run at its start: one that was compiled for another seed or learning rate, where there is one."""
+        kind = str(dataclasses.replace(recipe, seed=0, learning_rate=None).to_dict())
+        if kind in self._runs:
+            self._runs[kind].restart(recipe)
+        else:
+            self._runs[kind] = TrainingRun(recipe, self.training, self.validation)
+        return self._runs[kind]
 
     def steps_per_epoch(self, recipe: Recipe) -> int:
         """Updates in one epoch of a recipe."""
