@@ -329,3 +329,18 @@ def test_a_run_of_another_recipe_cannot_be_restarted() -> None:
     for other in (dataclasses.replace(recipe, learning_rate=0.2), dataclasses.replace(recipe, batch_size=64)):
         with pytest.raises(UsageError, match="another seed or another constant learning rate only"):
             run.restart(other)
+
+
+def test_tensorboard_finds_scalars_hyperparameters_and_histograms(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+    from tensorboard.plugins.hparams import metadata
+
+    recipe = dataclasses.replace(SMALL, epochs=2, validate=True)
+    zoo.train(recipe, tmp_path / "run", progress=False)
+    events = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "run" / "tensorboard")).Reload()
+    runs = events.Runs()
+    assert {"epoch_loss", "epoch_accuracy"} <= set(events.Tensors("validation", "epoch_loss") and runs["validation"]["tensors"])
+    assert any(tag.endswith("kernel/histogram") for tag in runs["train"]["tensors"])
+    start = metadata.parse_session_start_info_plugin_data(events.SummaryMetadata(".", metadata.SESSION_START_INFO_TAG).plugin_data.content)
+    assert start.hparams["model"].string_value == recipe.model
+    assert start.hparams["hyperparameters.units"].number_value == recipe.hyperparameters["units"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zoo.console import console
@@ -14,18 +15,27 @@ if TYPE_CHECKING:
     from zoo.specs import Recipe
 
 
-def progress_callback(recipe: Recipe, steps: int, first_epoch: int) -> keras.callbacks.Callback:
+BARS = "▁▂▃▄▅▆▇█"
+SPARKLINE_WIDTH = 12
+
+
+def progress_callback(recipe: Recipe, steps: int, history: Iterable[Mapping[str, float]] = ()) -> keras.callbacks.Callback:
     """Returns a callback that shows a bar with the time left on a terminal, and a line per epoch elsewhere.
+
+    On a terminal the loss of the epochs so far is drawn as a sparkline.
 
     Args:
         recipe: The run's recipe.
         steps: Steps per epoch.
-        first_epoch: Epochs that an earlier part of the run has done.
+        history: A row with `loss` for each epoch that an earlier part of the run has done.
     """
     import keras
     from rich import progress
 
     screen = console(stderr=True)
+    losses = [row["loss"] for row in history]
+    first_epoch = len(losses)
+    drawable = screen.is_terminal and not screen.options.ascii_only
     columns = (
         progress.TextColumn("[bold]{task.description}"),
         progress.BarColumn(),
@@ -52,7 +62,8 @@ def progress_callback(recipe: Recipe, steps: int, first_epoch: int) -> keras.cal
             self.bar.update(self.task, completed=self.epoch * steps + batch + 1, measured=f"epoch {self.epoch + 1}/{recipe.epochs} {self.measured}")
 
         def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-            self.measured = _measured(logs or {})
+            losses.append(float((logs or {})["loss"]))
+            self.measured = f"{sparkline(losses)} {_measured(logs or {})}" if drawable else _measured(logs or {})
             self.bar.update(self.task, completed=(epoch + 1) * steps, measured=f"epoch {epoch + 1}/{recipe.epochs} {self.measured}")
             if not screen.is_terminal:
                 screen.print(f"epoch {epoch + 1}/{recipe.epochs}  {self.measured}  {time.perf_counter() - self.started:.1f} s")
@@ -69,3 +80,21 @@ def _measured(logs: Mapping[str, Any]) -> str:
     if "val_accuracy" in logs:
         parts.append(f"validation {100 * float(logs['val_accuracy']):.2f} %")
     return "  ".join(parts)
+
+
+def sparkline(values: Sequence[float], width: int = SPARKLINE_WIDTH) -> str:
+    """Draws numbers as a row of bars, the least as the lowest and the greatest as the highest.
+
+    Args:
+        values: Finite numbers; where there are more than `width`, each bar is the mean of its neighbours.
+        width: Characters at most, above 0.
+
+    Example:
+        >>> sparkline([2.3, 0.8, 0.4, 0.3])
+        '█▃▁▁'
+    """
+    count = min(width, len(values))
+    bounds = [round(index * len(values) / count) for index in range(count + 1)] if count else []
+    means = [sum(values[start:end]) / (end - start) for start, end in itertools.pairwise(bounds)]
+    least, spread = min(means, default=0.0), max(means, default=0.0) - min(means, default=0.0)
+    return "".join(BARS[round((len(BARS) - 1) * (mean - least) / spread) if spread else 0] for mean in means)

@@ -150,7 +150,7 @@ def _run(recipe: Recipe, directory: Path, deadline: float | None, data_dir: str 
     run = TrainingRun(recipe, training, validation, directory)
     run.restore()
     if deadline is None or time.monotonic() < deadline:
-        run.fit(progress_callback(recipe, run.steps, run.epoch), _deadline(deadline))
+        run.fit(progress_callback(recipe, run.steps, run.history), _deadline(deadline))
     return run.finish(load_dataset(recipe.dataset, "test", data_dir=data_dir)) if run.epoch == recipe.epochs else run.epoch
 
 

@@ -6,7 +6,7 @@ A run directory holds
     environment.json   versions, processor, commit
     checkpoint.npz     everything the run needs to go on from its last whole epoch
     history.csv        one row per epoch
-    tensorboard/       the same for TensorBoard
+    tensorboard/       the same for TensorBoard, with the recipe as hyperparameters and histograms of the weights
     model.weights.h5   the final weights, and
     card.json          what they are: present once the run has ended
 
@@ -53,6 +53,7 @@ RECIPE = "recipe.json"
 CHECKPOINT = "checkpoint.npz"
 HISTORY = "history.csv"
 STEPS_PER_EXECUTION = 32
+HISTOGRAMS = 10
 Progress = Callable[[Mapping[str, float]], None]
 
 
@@ -99,7 +100,7 @@ def train(
     run = TrainingRun(recipe, training, validation, directory, devices)
     run.restore()
     try:
-        run.fit(*([progress_callback(recipe, run.steps, run.epoch)] if progress else []))
+        run.fit(*([progress_callback(recipe, run.steps, run.history)] if progress else []))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Interrupted after epoch {run.epoch} of {recipe.epochs}. Go on with: zoo train {directory}") from None
     return run.finish(load_dataset(recipe.dataset, "test", data_dir=data_dir))
@@ -559,7 +560,23 @@ class TrainingRun:
 
         if self.directory is None or not all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")):
             return []
-        return [keras.callbacks.TensorBoard(self.directory / "tensorboard", write_graph=False)]
+        logs = self.directory / "tensorboard"
+        _log_hyperparameters(logs, self.recipe)
+        return [keras.callbacks.TensorBoard(logs, histogram_freq=math.ceil(self.recipe.epochs / HISTOGRAMS), write_graph=False)]
+
+
+def _log_hyperparameters(directory: Path, recipe: Recipe) -> None:
+    """Writes a recipe for TensorBoard's HParams page, where runs below one folder stand side by side."""
+    import tensorflow as tf
+    from tensorboard.plugins.hparams import api
+
+    values = {key: value for key, value in recipe.to_dict().items() if value not in (None, [], {})}
+    nested = {key: value for key, value in values.items() if isinstance(value, dict)}
+    flat = {key: value for key, value in values.items() if key not in nested}
+    flat |= {f"{key}.{name}": value for key, arguments in nested.items() for name, value in arguments.items()}
+    plain = {key: value if isinstance(value, bool | int | float | str) else json.dumps(value) for key, value in flat.items()}
+    with tf.summary.create_file_writer(str(directory)).as_default():
+        api.hparams(plain, trial_id=recipe.fingerprint())
 
 
 @contextlib.contextmanager
