@@ -119,6 +119,7 @@ def batchnorm_tables(without: tuple[float, float], with_: tuple[float, float], s
             model=model,
             learning_rate=0,
             steps=100,
+            target=0.9,
             accuracy=tuple(accuracy + (noise if model == "cnn" else -noise) for noise in NOISE),
             steps_to_target=(taken, taken, taken),
             gap=0.0,

@@ -19,12 +19,12 @@ ARCHITECTURES = {
     "6 convolutions": {"blocks": 3, "convolutions": 2, "filters": 8, "units": 32},
 }
 LEARNING_RATES = (0.01, 0.1, 1.0)
-TARGET = 0.9
+TARGETS = {"mnist": 0.98, "fashion_mnist": 0.85}  # held-out accuracy that a good rate reaches within the epochs; 0.9 elsewhere
 EPOCHS = 8
 
 
 def measure(lab: Laboratory) -> Tables:
-    rows = []
+    rows, target = [], TARGETS.get(lab.dataset, 0.9)
     for architecture, hyperparameters in ARCHITECTURES.items():
         for model in ("cnn", "cnn_bn"):
             for rate in LEARNING_RATES:
@@ -38,7 +38,8 @@ def measure(lab: Laboratory) -> Tables:
                             "model": model,
                             "learning_rate": rate,
                             "seed": seed,
-                            "steps_to_target": learned.steps_to(TARGET),
+                            "target": target,
+                            "steps_to_target": learned.steps_to(target),
                             "steps": EPOCHS * learned.steps_per_epoch,
                             "accuracy": learned.accuracy,
                             "gap": gap,
@@ -67,10 +68,12 @@ def tolerated(tables: Tables, architecture: str, model: str) -> int:
 
 
 def judge(tables: Tables) -> Finding:
-    architectures = distinct(tables["runs"], "architecture")
-    gains, speedups = {}, {}
+    rows = tables["runs"]
+    architectures = distinct(rows, "architecture")
+    gains, speedups, gaps = {}, {}, {}
     for architecture in architectures:
         gains[architecture] = Interval.of_differences(*(best(tables, architecture, model, "accuracy") for model in ("cnn_bn", "cnn")))
+        gaps[architecture] = Interval.of_differences(*(best(tables, architecture, model, "gap") for model in ("cnn_bn", "cnn")))
         speedups[architecture] = Interval.of_differences(
             *([math.log(value) for value in best(tables, architecture, model, "steps_to_target")] for model in ("cnn", "cnn_bn"))
         )
@@ -85,15 +88,14 @@ def judge(tables: Tables) -> Finding:
             "At each network's best learning rate, accuracy rose by "
             + "; ".join(f"{gains[name].show(100, 1)} points with {name}" for name in architectures)
             + ".",
-            f"{100 * TARGET:.0f} % took "
+            f"{100 * rows[0]['target']:.0f} % took "
             + "; ".join(f"{math.exp(-speedups[name].mean):.2f} times the steps with {name}" for name in architectures)
+            + f"; of {len(distinct(rows, 'learning_rate'))} learning rates every seed got there, with and without it, at "
+            + "; ".join(f"{tolerance[name][0]} and {tolerance[name][1]} ({name})" for name in architectures)
             + ".",
-            "Learning rates at which every seed got there, with and without: "
-            + "; ".join(
-                f"{tolerance[name][0]} and {tolerance[name][1]} of {len(distinct(tables['runs'], 'learning_rate'))} ({name})"
-                for name in architectures
-            )
-            + ".",
+            "As a regularizer it changed the lead of the training images over the held-out ones by "
+            + "; ".join(f"{gaps[name].show(100, 1)} points with {name}" for name in architectures)
+            + ": below zero it regularizes.",
         ),
     )
 

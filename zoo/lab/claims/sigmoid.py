@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo.evaluation import softmax
 from zoo.figures import BLUE, ORANGE
-from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
+from zoo.lab.claim import Claim, Finding, Interval, Row, Tables, Verdict, column, distinct
 from zoo.layers import feature_extractor
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ UNITS_DRAWN = 10
 
 
 def measure(lab: Laboratory) -> Tables:
+    import numpy
+
     units, bins = [], []
+    outputs: list[tuple[numpy.ndarray, numpy.ndarray]] = []
     for seed in lab.seeds:
         model = lab.learn(lab.recipe("sigmoid_mlp"), seed).model
         extract = feature_extractor(model, ["hidden1", "hidden2", "logits"])
@@ -41,8 +44,13 @@ def measure(lab: Laboratory) -> Tables:
                     "calibration_error": calibration_error(values, events),
                 }
             )
-            for unit in range(UNITS_DRAWN if seed == lab.seeds[0] and level != "hidden1" else 0):
-                bins += [{"kind": kind, "unit": unit, **row} for row in reliability(values[:, unit], events[:, unit])]
+            if kind == "output":
+                outputs.append((values.ravel(), events.ravel()))
+            elif level == "hidden2" and seed == lab.seeds[0]:
+                for unit in range(min(UNITS_DRAWN, values.shape[1])):
+                    bins += [{"kind": kind, "unit": str(unit), **row} for row in reliability(values[:, unit], events[:, unit])]
+    pooled = (numpy.concatenate(arrays) for arrays in zip(*outputs, strict=True))
+    bins += [{"kind": "output", "unit": "all", **row} for row in reliability(*pooled)]
     return {"units": units, "reliability": bins}
 
 
@@ -118,17 +126,29 @@ def judge(tables: Tables) -> Finding:
 
 
 def draw(tables: Tables, figure: Figure) -> None:
-    axes: Any = figure.subplots(1, 2, sharey=True)
-    for axis, kind, title, colour in zip(
-        axes, ("output", "hidden"), ("output units: near the diagonal", "hidden units: not"), (BLUE, ORANGE), strict=True
-    ):
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axis in (left, right):
         axis.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
-        rows = [row for row in tables["reliability"] if row["kind"] == kind]
-        for unit in distinct(rows, "unit"):
-            axis.plot(column(rows, "value", unit=unit), column(rows, "events", unit=unit), color=colour, alpha=0.5, marker=".", linewidth=0.8)
-        axis.set(title=title, xlabel="value of the unit, if it were a probability")
-    axes[0].set_ylabel("share of images with the event")
-    figure.suptitle("When is a sigmoid's value a probability? (a line per unit)")
+        axis.set(xlabel="value of the unit, if it were a probability", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    rows = [row for row in tables["reliability"] if row["kind"] == "output"]
+    shares = column(rows, "events")
+    ends = [_interval(row) for row in rows]
+    below, above = ([abs(share - end[side]) for share, end in zip(shares, ends, strict=True)] for side in (0, 1))
+    left.errorbar(column(rows, "value"), shares, yerr=[below, above], color=BLUE, marker="o", capsize=3)
+    left.set(title="output units, all together: near the diagonal", ylabel="share of images with the event")
+    rows = [row for row in tables["reliability"] if row["kind"] == "hidden"]
+    for unit in distinct(rows, "unit"):
+        right.plot(column(rows, "value", unit=unit), column(rows, "events", unit=unit), color=ORANGE, alpha=0.7, marker=".", linewidth=0.8)
+    right.set(title="hidden units, a line for each: far from it")
+    figure.suptitle("When is a sigmoid's value a probability?")
+
+
+def _interval(row: Row) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a bin's share of events."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(round(row["events"] * row["count"]), row["count"]).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 CLAIM = Claim(
