@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import keras_tuner
 
-from tuning.spaces import Study, configure, search_space
+from tuning.spaces import Range, Study, configure, search_space
 from zoo.specs import Recipe
 from zoo.training import compile_trainer
 
@@ -25,6 +25,8 @@ class ZooHyperModel(keras_tuner.HyperModel):
         training: The images to train on; they give the input shape, the number of classes and the length of the schedule.
         optimizers: The optimizers to choose from; all of the zoo's where None.
         study: What varies: `"optimizers"`, `"architecture"` or `"joint"`; see `tuning.search_space`.
+        vary: What else varies: `"schedule"`, `"label_smoothing"`.
+        ranges: Other ends for numbers of the space, by the name that they have in it.
 
     Example:
         >>> import keras_tuner, tempfile, tuning, zoo
@@ -36,13 +38,23 @@ class ZooHyperModel(keras_tuner.HyperModel):
         1
     """
 
-    def __init__(self, recipe: Recipe, training: Dataset, optimizers: Sequence[str] | None = None, study: Study = "joint") -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        training: Dataset,
+        optimizers: Sequence[str] | None = None,
+        study: Study = "joint",
+        *,
+        vary: Sequence[str] = (),
+        ranges: Mapping[str, Range] | None = None,
+    ) -> None:
         super().__init__(name=recipe.model)
         self.recipe, self.training, self.optimizers, self.study = recipe, training, optimizers, study
+        self.vary, self.ranges = vary, ranges
 
     def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
         """Declares the whole search space; nothing has to be built for it."""
-        search_space(self.recipe.model, self.optimizers, study=self.study, hyperparameters=hp)
+        search_space(self.recipe.model, self.optimizers, study=self.study, vary=self.vary, ranges=self.ranges, hyperparameters=hp)
 
     def configure(self, hp: keras_tuner.HyperParameters) -> Recipe:
         """Returns the recipe that `hp` stands for; `zoo.train` runs it."""
