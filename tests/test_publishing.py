@@ -154,6 +154,18 @@ def test_publishing_ships_seed_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert zoo.evaluate(model, digits.images, digits.labels)["accuracy"] == card.seeds["test_accuracy"][0]
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 3
     assert all(hop.passed for hop in zoo.verify("relu_mlp.toy"))
+    # A further seed is added, and what is shipped stays as it is.
+    shipped, rows = (package / "relu_mlp.toy.weights.h5").read_bytes(), (tmp_path / "results.csv").read_text().splitlines()
+    more = publishing.publish("relu_mlp.toy", 3, tmp_path / "more")
+    assert [path.name for path in (tmp_path / "more").iterdir()] == ["relu_mlp.toy-seed2"]
+    assert more.seeds["test_accuracy"][:2] == card.seeds["test_accuracy"]
+    assert (more.seeds["count"], more.sha256) == (3, card.sha256)
+    assert (package / "relu_mlp.toy.weights.h5").read_bytes() == shipped
+    assert (tmp_path / "results.csv").read_text().splitlines()[:3] == rows
+    # Another recipe starts anew.
+    monkeypatch.setattr(publishing, "load_recipe", lambda name: Recipe(name, "digits", epochs=2))
+    assert publishing.publish("relu_mlp.toy", 1, tmp_path / "other").seeds["count"] == 1
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 2
 
 
 def test_a_recipe_that_holds_images_out_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@
 
 Every seed trains on all training images and is evaluated on the test images after its last epoch; the test images decide
 nothing but whether seed 0's weights bear storing in half precision. The runs stand under `runs/publishing/` and go on where
-they were interrupted. The weights, their golden outputs and the card go into the
-package, a row per run into `benchmarks/results/weights.csv`, the card as a page into `docs/cards/`.
+they were interrupted; seeds beyond those of a shipped card are added to it, unless its recipe has changed. The weights, their
+golden outputs and the card go into the package, a row per run into `benchmarks/results/weights.csv`, the card as a page into
+`docs/cards/`.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def publish(name: str, seeds: int, runs: Path = Path("runs") / "publishing") -> 
     """Trains a recipe with seeds 0 to `seeds - 1` and ships seed 0.
 
     The weights are stored in half precision where that changes the test accuracy by no more than 0.02 points; the card's
-    figures are those of the stored weights.
+    figures are those of the stored weights. Seeds of the very same recipe that have been published before stay as they are.
 
     Returns:
         The shipped card, with every seed's test accuracy, their mean and their standard deviation.
@@ -73,30 +74,36 @@ def publish(name: str, seeds: int, runs: Path = Path("runs") / "publishing") -> 
     _, weights = resolve(name)
     if recipe.validate or weights is None:
         raise UsageError(f"A shipped weight has a tag and trains on all training images. The recipe {name} has validate={recipe.validate}.")
-    directories = [runs / f"{name}-seed{seed}" for seed in range(seeds)]
-    for seed, directory in enumerate(directories):
-        train(dataclasses.replace(recipe, seed=seed), directory)
-    test = load_dataset(recipe.dataset, "test")
     package = Path(str(importlib.resources.files(weights.package)))
-    first, rows = _store(name, recipe, directories[0], test, package), []
-    accuracies = [first.results["test"]["accuracy"]]
-    for seed, directory in enumerate(directories):
+    first = _card(name) if name in shipped() and Recipe.from_dict(_card(name).recipe) == dataclasses.replace(recipe, seed=0) else None
+    accuracies = [] if first is None else list(first.seeds["test_accuracy"])
+    rows = [] if first is None else _rows(name)
+    directories = {seed: runs / f"{name}-seed{seed}" for seed in range(len(accuracies), seeds)}
+    for seed, directory in directories.items():
+        train(dataclasses.replace(recipe, seed=seed), directory)
+    test = load_dataset(recipe.dataset, "test") if directories else None
+    for seed, directory in directories.items():
+        assert test is not None
         model, card = load_trained(directory)
-        card = first if seed == 0 else dataclasses.replace(card, name=name, results=measure(model, recipe, test))
-        if seed:
-            accuracies.append(card.results["test"]["accuracy"])
-        rows.append(_row(card, len(directories), multiply_accumulates(model)))
+        if seed == 0:
+            card = first = _store(name, recipe, directory, test, package)
+        else:
+            card = dataclasses.replace(card, name=name, results=measure(model, recipe, test))
+        accuracies.append(card.results["test"]["accuracy"])
+        rows.append(_row(card, seeds, multiply_accumulates(model)))
+    assert first is not None
     first = dataclasses.replace(
         first,
         seeds={
-            "count": seeds,
+            "count": len(accuracies),
             "test_accuracy": accuracies,
             "mean": statistics.fmean(accuracies),
-            "standard_deviation": statistics.stdev(accuracies) if seeds > 1 else 0.0,
+            "standard_deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
         },
     )
     first.write(package / f"{name}.json")
-    write_golden(name)
+    if 0 in directories:
+        write_golden(name)
     _record(name, rows)
     return first
 
@@ -348,12 +355,17 @@ def _row(card: Card, seeds: int, macs: int) -> dict[str, str]:
     }
 
 
+def _rows(name: str | None = None) -> list[dict[str, str]]:
+    """The rows of the results file, or those of one weight."""
+    if not RESULTS.is_file():
+        return []
+    with RESULTS.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if name in (None, row["name"])]
+
+
 def _record(name: str, rows: Sequence[dict[str, str]]) -> None:
-    """Replaces the rows of `name` in the results file by the present runs'."""
-    kept: list[dict[str, str]] = []
-    if RESULTS.is_file():
-        with RESULTS.open(newline="", encoding="utf-8") as file:
-            kept = [row for row in csv.DictReader(file) if row["name"] != name]
+    """Replaces the rows of `name` in the results file."""
+    kept = [row for row in _rows() if row["name"] != name]
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n", restval="")
     writer.writeheader()
