@@ -174,11 +174,14 @@ def build(recipe: Recipe, dataset: Dataset) -> tuple[keras.Model, dict[str, Any]
 
 def compile_model(model: keras.Model, recipe: Recipe, steps: int) -> None:
     """Compiles a model with the recipe's optimizer, schedule over `steps` steps, loss and accuracy."""
+    model.compile(make_optimizer(recipe, steps), loss(recipe), metrics=[accuracy(recipe)], **_execution())
+
+
+def make_optimizer(recipe: Recipe, steps: int) -> keras.Optimizer:
+    """Returns the recipe's optimizer with its schedule over `steps` steps."""
     averaging = {} if recipe.ema is None else {"use_ema": True, "ema_momentum": recipe.ema}
     optimizer = create_optimizer(recipe.optimizer, schedule(recipe, steps), **{**recipe.optimizer_arguments, **averaging})
-    if recipe.lookahead:
-        optimizer = lookahead(optimizer, recipe.lookahead)
-    model.compile(optimizer, loss(recipe), metrics=[accuracy(recipe)], **_execution())
+    return lookahead(optimizer, recipe.lookahead) if recipe.lookahead else optimizer
 
 
 def schedule(recipe: Recipe, steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
