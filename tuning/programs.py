@@ -1,0 +1,264 @@
+"""A Keras model's training step as one compiled program that many trials share.
+
+The program runs Keras's own `train_step` and `test_step`, in a loop inside the graph, over data that lies on the device.
+What differs between trials comes in from outside: weights and slots are assigned, the order of the rows, the learning rate
+of each step and the free numbers of optimizer and layers are arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy
+import tensorflow as tf
+
+from tuning.scalars import Slots
+from tuning.segments import EXPLOSION, WINDOW
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+VALIDATION_BATCH = 1000
+SECONDS_BETWEEN_LOOKS = 0.5  # at the clock
+# XLA makes small multiplications cheaper, but its convolutions on a CPU are several times slower than TensorFlow's, and its
+# random numbers are other ones than those of Keras's `fit`.
+COMPILED_BY_XLA = (
+    keras.layers.InputLayer,
+    keras.layers.Dense,
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.Flatten,
+    keras.layers.Rescaling,
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+)
+
+
+@dataclass(frozen=True)
+class DeviceData:
+    """Inputs and targets of training and validation, on the device once for all programs.
+
+    Attributes:
+        x: Training inputs, rows first.
+        y: Their targets.
+        validation: Inputs and targets; None for none.
+    """
+
+    x: tf.Tensor
+    y: tf.Tensor
+    validation: tuple[tf.Tensor, tf.Tensor] | None = None
+
+    @classmethod
+    def of(cls, x: Any, y: Any, validation: tuple[Any, Any] | None = None) -> DeviceData:
+        """Copies arrays to the device."""
+        return cls(tf.constant(x), tf.constant(y), None if validation is None else (tf.constant(validation[0]), tf.constant(validation[1])))
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a program stands within an epoch.
+
+    Attributes:
+        step: Steps done in this epoch.
+        start: The loss of the trial's first batch; NaN before it.
+        loss: Mean loss of the last window of steps.
+        diverged: Whether it is NaN, infinite or too far above the start.
+        metrics: Means over the epoch so far, by Keras's names.
+    """
+
+    step: int = 0
+    start: float = math.nan
+    loss: float = math.nan
+    diverged: bool = False
+    metrics: Mapping[str, float] | None = None
+
+
+class Program:
+    """Compiled training and evaluation of one Keras model on one data set.
+
+    Args:
+        model: Compiled, with its optimizer; the program takes it over.
+        slots: The free numbers of its layers, loss and optimizer.
+        data: What it trains on.
+        batch_size: Rows per step; those left over at an epoch's end make a smaller step where `remainder` is True.
+        remainder: Whether an epoch ends with a smaller batch.
+        jit: Whether XLA compiles it; decided by `suits_xla` where None.
+    """
+
+    def __init__(
+        self, model: keras.Model, slots: Slots, data: DeviceData, batch_size: int, *, remainder: bool = False, jit: bool | None = None
+    ) -> None:
+        self.model, self.slots, self.data = model, slots, data
+        self.batch_size = min(batch_size, len(data))
+        self.whole_steps = len(data) // self.batch_size
+        self.rest = len(data) % self.batch_size if remainder else 0
+        self.steps = self.whole_steps + (self.rest > 0)
+        self.steps_at_once = WINDOW
+        self._build()
+        self.jit = suits_xla(model) if jit is None else jit
+        self._train = tf.function(self._train_steps, autograph=False, jit_compile=self.jit)
+        self._test = tf.function(self._test_steps, autograph=False, jit_compile=self.jit)
+
+    def _build(self) -> None:
+        """Makes all variables, which cannot be made inside a loop of the graph."""
+        model, optimizer = self.model, self.model.optimizer
+        self.rates = _Table()
+        if not optimizer.built:
+            optimizer.build(model.trainable_variables)
+        optimizer.learning_rate = self.rates
+        x, y = self.data.x[:1], self.data.y[:1]
+        model.compute_metrics(x, y, model(x), None)
+        model.reset_metrics()
+        self.loss = next(metric for metric in model.metrics if metric.name == "loss")
+        self.variables = [*model.variables, *optimizer.variables]
+        self.fresh_slots = [variable.numpy().copy() for variable in optimizer.variables]
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def load(self, values: Sequence[numpy.ndarray]) -> None:
+        """Assigns all variables: the model's, then, unless they are to start anew, the optimizer's."""
+        missing = len(self.variables) - len(values)
+        for variable, value in zip(self.variables, [*values, *(self.fresh_slots if missing else ())], strict=True):
+            variable.assign(value)
+
+    def save(self) -> list[numpy.ndarray]:
+        """Copies all variables to the host."""
+        return [numpy.array(variable.value) for variable in self.variables]
+
+    # -- work ----------------------------------------------------------------------------------------------------------
+
+    def compile(self) -> None:
+        """Traces and compiles everything, training nothing."""
+        rows = tf.zeros(self.whole_steps * self.batch_size + self.rest, tf.int32)
+        numbers = tf.ones(len(self.slots.places), tf.float64)
+        self._train(rows, tf.zeros(self.steps), numbers, tf.constant(0), tf.constant(0), tf.constant(math.nan))
+        if self.data.validation is not None:
+            self._test(numbers)
+
+    def train(self, rows: tf.Tensor, rates: tf.Tensor, numbers: tf.Tensor, done: Progress) -> Progress:
+        """Goes on with an epoch for about half a second, less where the trial diverges.
+
+        Args:
+            rows: int32, the epoch's rows in order.
+            rates: float32 `(steps of the epoch,)`, the learning rate of each step.
+            numbers: float64, as `Slots.vector` orders them.
+            done: Where the epoch stands.
+        """
+        began = time.perf_counter()
+        last = min(done.step + self.steps_at_once, self.steps)
+        step, start, loss, diverged, metrics = self._train(rows, rates, numbers, tf.constant(done.step), tf.constant(last), tf.constant(done.start))
+        progress = Progress(int(step), float(start), float(loss), bool(diverged), {name: float(value) for name, value in metrics.items()})
+        if not progress.diverged:
+            rate = (progress.step - done.step) / (time.perf_counter() - began)
+            self.steps_at_once = WINDOW * max(1, int(rate * SECONDS_BETWEEN_LOOKS / WINDOW))
+        return progress
+
+    def evaluate(self, numbers: tf.Tensor) -> dict[str, float]:
+        """Returns Keras's metrics over the validation data."""
+        return {name: float(value) for name, value in self._test(numbers).items()}
+
+    def _train_steps(self, rows: Any, rates: Any, numbers: Any, first: Any, last: Any, start: Any) -> tuple[Any, ...]:
+        with self.slots.filled(numbers), self.rates.filled(rates, self.model.optimizer.iterations - tf.cast(first, "int64")):
+            tf.cond(first == 0, self._reset, lambda: 0)
+
+            def body(step: Any, start: Any, before: Any, seen: Any, loss: Any, diverged: Any) -> tuple[Any, ...]:
+                self._step(tf.slice(rows, [step * self.batch_size], [self.batch_size]))
+                return self._look(step, start, before, seen, loss, diverged)
+
+            # Reading the counters once gives both numbers as they were before the first step here.
+            state = (first, start, self.loss.total.value + 0, self.loss.count.value + 0, tf.constant(math.nan), tf.constant(False))
+            whole = tf.minimum(last, self.whole_steps)
+            state = tf.while_loop(lambda step, *rest: (step < whole) & ~rest[-1], body, state, parallel_iterations=1)
+            if self.rest:
+                state = tf.cond((last > self.whole_steps) & ~state[-1], lambda: self._last_step(rows, state), lambda: state)
+            step, start, _, _, loss, diverged = state
+            return step, start, loss, diverged, self.model.get_metrics_result()
+
+    def _last_step(self, rows: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        self._step(tf.slice(rows, [self.whole_steps * self.batch_size], [self.rest]))
+        return self._look(*state)
+
+    def _reset(self) -> int:
+        self.model.reset_metrics()
+        return 0
+
+    def _step(self, rows: Any) -> None:
+        self.model.train_step((tf.gather(self.data.x, rows), tf.gather(self.data.y, rows)))
+
+    def _look(self, step: Any, start: Any, before: Any, seen: Any, loss: Any, diverged: Any) -> tuple[Any, ...]:
+        """Looks at the loss at the end of every window; `before` and `seen` are Keras's sums at its start."""
+        total, count = self.loss.total.value + 0, self.loss.count.value + 0
+        start = tf.where(tf.math.is_nan(start), total / count, start)
+        step += 1
+        ends = (step % WINDOW == 0) | (step == self.steps)
+        loss = tf.where(ends, (total - before) / (count - seen), loss)
+        fine = tf.math.is_finite(loss) & (loss <= EXPLOSION * start)
+        return step, start, tf.where(ends, total, before), tf.where(ends, count, seen), loss, ends & ~fine
+
+    def _test_steps(self, numbers: Any) -> dict[str, Any]:
+        assert self.data.validation is not None
+        x, y = self.data.validation
+        count, size = int(x.shape[0]), min(VALIDATION_BATCH, int(x.shape[0]))
+        with self.slots.filled(numbers):
+            self.model.reset_metrics()
+
+            def body(batch: Any) -> tuple[Any]:
+                self.model.test_step(
+                    (tf.slice(x, [batch * size] + [0] * (x.shape.rank - 1), [size, *x.shape[1:]]), y[batch * size : (batch + 1) * size])
+                )
+                return (batch + 1,)
+
+            tf.while_loop(lambda batch: batch < count // size, body, (0,), parallel_iterations=1)
+            if count % size:
+                self.model.test_step((x[count // size * size :], y[count // size * size :]))
+            return self.model.get_metrics_result()
+
+
+class _Table(Schedule):
+    """A schedule whose values come into the graph as an argument."""
+
+    @contextlib.contextmanager
+    def filled(self, rates: Any, first: Any) -> Iterator[None]:
+        """Takes the rates of the steps from `first` on, while a graph is traced."""
+        self.values = rates
+        self.first = first
+        try:
+            yield
+        finally:
+            del self.values, self.first
+
+    def __call__(self, step: Any) -> Any:
+        return tf.gather(self.values, tf.cast(step, "int64") - self.first)
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+def learning_rates(schedule: float | Schedule, first: int, steps: int) -> numpy.ndarray:
+    """Returns the learning rates of some steps as float32, exactly as the schedule gives them one by one."""
+    if not callable(schedule):
+        return numpy.full(steps, schedule, "float32")
+    wanted = tf.range(first, first + steps, dtype=tf.int64)
+    try:
+        values = numpy.asarray(schedule(wanted), "float32")  # Keras's schedules are made of operations on each element
+        if values.shape == (steps,) and all(values[index] == numpy.float32(schedule(first + index)) for index in (0, steps // 2, steps - 1)):
+            return values
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError):
+        pass  # but for those that branch
+    one_by_one = tf.function(
+        lambda: tf.map_fn(lambda step: tf.cast(schedule(step), "float32"), wanted, fn_output_signature=tf.float32), autograph=False
+    )
+    return numpy.asarray(one_by_one())
+
+
+def suits_xla(model: keras.Model) -> bool:
+    """Tells whether XLA gives the same numbers as TensorFlow, and sooner."""
+    layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+    return all(isinstance(layer, COMPILED_BY_XLA) or getattr(layer, "augmentations", None) == () for layer in layers)
