@@ -106,7 +106,7 @@ def test_bad_arguments(arguments: dict[str, Any], message: str, tiny: tuple[kera
 
 
 def test_a_full_disk_leaves_nothing(tiny: tuple[keras.Model, Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_then_fail(model: keras.Model, card: Card, directory: Path) -> None:
+    def write_then_fail(model: keras.Model, card: Card, name: str, formats: object, directory: Path) -> None:
         (directory / "saved_model.pb").write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

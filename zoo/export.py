@@ -8,10 +8,14 @@ A model repository is laid out as TF Serving expects it:
         1/                          a version: a directory named by a whole number
           saved_model.pb, variables/
           assets/labels.txt         the class names, one per line
-          assets.extra/card.json    what the weights are
+          assets.extra/             what TF Serving passes over:
+            card.json               what the weights are
+            golden/                 a request and its response for every signature
+            tf_serving_warmup_requests   but for these, which it answers before the version takes traffic
+            model.tflite, model.onnx     the model for other runtimes, where asked for
 
 A version directory is written under a temporary name and renamed when it is complete, so that a server that polls the
-repository never sees a part of one.
+repository never sees a part of one. The same weights give the same bytes, whatever the process did before.
 """
 
 from __future__ import annotations
@@ -21,21 +25,28 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.cards import Card
-from zoo.errors import ExportError
+from zoo.errors import ExportError, UsageError, closest
 from zoo.factory import load_trained
 from zoo.files import atomic_directory, write_text
+from zoo.formats import write_litert, write_onnx
+from zoo.golden import GOLDEN, WARMUP, golden_exchanges, write_golden_requests, write_warmup_requests
+from zoo.signatures import CLASSIFY, CLASSIFY_METHOD, signature_functions
 
 if TYPE_CHECKING:
     import keras
 
 MODELS_CONFIG = "models.config"
 MOUNT_POINT = "/models"
-SIGNATURE = "serving_default"
+LATEST_VERSION = 2**63 - 1
+EXTRA = "assets.extra"
+SAVED_MODEL = "saved_model"
+FORMATS = {SAVED_MODEL: "saved_model.pb", "litert": f"{EXTRA}/model.tflite", "onnx": f"{EXTRA}/model.onnx"}
+"""Format -> its file within a version."""
 
 
 def export_model(
@@ -44,6 +55,7 @@ def export_model(
     *,
     version: int | None = None,
     name: str | None = None,
+    formats: Sequence[str] = (SAVED_MODEL,),
 ) -> Path:
     """Exports a trained model as a version of a model repository.
 
@@ -54,17 +66,24 @@ def export_model(
     - `label`: string `(batch,)`, its name;
     - `logits`: float32 `(batch, classes)`.
 
+    `predict_uint8` takes `image` as uint8, `predict_bytes` takes `image_bytes`, PNG or JPEG files of any size, `classify` takes
+    serialized `tf.Example`, and `features` gives the activations of every level; see `zoo.signatures`.
+
     Args:
         source: `model[.tag]`, the directory of a training run, or a model with its card.
         to: The repository.
         version: The version's number; the next free one where None.
         name: The model's name in the repository; the card's where None.
+        formats: What the version holds: `saved_model`, which is always there, and `litert` and `onnx`, from `image`, float32, to
+            logits, in `assets.extra/`.
 
     Returns:
         The version's directory.
 
     Raises:
         ExportError: The version exists, the repository cannot be written, or Keras does not run on TensorFlow.
+        MissingExtraError: `onnx` is wanted and the extra `formats` is not installed.
+        UsageError: There is no such format.
         ZooError: The source cannot be loaded; see `zoo.load_trained`.
 
     Example:
@@ -79,24 +98,26 @@ def export_model(
         raise ExportError(
             f"A SavedModel can only be written by Keras on TensorFlow. KERAS_BACKEND is {keras.backend.backend()!r}: set it to tensorflow."
         )
+    check_formats(formats)
     model, card = load_trained(source) if isinstance(source, str | Path) else source
     name = card.name if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ExportError(f"A served model's name consists of letters, digits, '_', '-' and '.'. Received: {name!r}.")
-    if version is not None and version < 1:
-        raise ExportError(f"A version is a whole number above 0. Received: {version}.")
+    if version is not None and not 1 <= version <= LATEST_VERSION:
+        raise ExportError(f"A version is a whole number above 0 and below 2**63. Received: {version}.")
     base = Path(to) / name
     try:
         number = _next_version(base) if version is None else version
         if (base / str(number)).exists():
             raise ExportError(f"{base / str(number)} exists. Versions are never overwritten; the next free one is {_next_version(base)}.")
         with atomic_directory(base / str(number)) as directory:
-            _write(model, card, directory)
+            _write(model, card, name, formats, directory)
         write_models_config(to)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            base.rmdir()  # only if it is empty: it was made for this version
         raise ExportError(f"{base} cannot be written: {error.strerror or error}. Nothing was exported.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            base.rmdir()  # goes through only where it is empty: it was made for a version that came to nothing
     return base / str(number)
 
 
@@ -110,7 +131,7 @@ def versions(base: str | Path) -> list[int]:
     base = Path(base)
     if not base.is_dir():
         return []
-    return sorted(int(child.name) for child in base.iterdir() if child.is_dir() and child.name.isdecimal())
+    return sorted(int(child.name) for child in base.iterdir() if child.is_dir() and re.fullmatch(r"[0-9]+", child.name))
 
 
 def model_names(repository: str | Path) -> list[str]:
@@ -139,23 +160,22 @@ def _next_version(base: Path) -> int:
     return max(versions(base), default=0) + 1
 
 
-def _write(model: keras.Model, card: Card, directory: Path) -> None:
-    """Writes the SavedModel, the labels and the card into an empty directory."""
-    import keras
+def check_formats(formats: Sequence[str]) -> None:
+    """Raises UsageError for a format that does not exist, with the closest that does."""
+    for name in formats:
+        if name not in FORMATS:
+            hint = "".join(f" Did you mean {match!r}?" for match in closest(name, FORMATS, 1))
+            raise UsageError(f"Unknown format {name!r}.{hint} Formats: {', '.join(FORMATS)}.")
+
+
+def _write(model: keras.Model, card: Card, name: str, formats: Sequence[str], directory: Path) -> None:
+    """Writes everything that a version holds into an empty directory."""
     import tensorflow as tf
 
+    functions = signature_functions(model, card)
+    exchanges = golden_exchanges(functions, card)
     try:
-        archive = keras.export.ExportArchive()
-        names = tf.constant(list(card.class_names))
-
-        def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            logits = tf.cast(model(image, training=False), tf.float32)
-            class_id = tf.argmax(logits, axis=-1, output_type=tf.int64)
-            return {"probabilities": tf.nn.softmax(logits), "class_id": class_id, "label": tf.gather(names, class_id), "logits": logits}
-
-        archive.add_endpoint(SIGNATURE, serve, [tf.TensorSpec((None, *card.input_shape), tf.float32, name="image")])
-        with _quiet():
-            archive.write_out(str(directory), verbose=False)
+        _write_graph(model, functions, directory)
     except tf.errors.OpError as error:
         if isinstance(error, tf.errors.ResourceExhaustedError | tf.errors.UnknownError | tf.errors.InternalError | tf.errors.DataLossError):
             full = os.strerror(errno.ENOSPC)
@@ -163,8 +183,85 @@ def _write(model: keras.Model, card: Card, directory: Path) -> None:
         raise
     (directory / "assets").mkdir(exist_ok=True)
     (directory / "assets" / "labels.txt").write_text("".join(f"{label}\n" for label in card.class_names), encoding="utf-8")
-    (directory / "assets.extra").mkdir()
-    card.write(directory / "assets.extra" / "card.json")
+    (directory / EXTRA).mkdir()
+    card.write(directory / EXTRA / "card.json")
+    write_golden_requests(exchanges, directory / EXTRA / GOLDEN)
+    write_warmup_requests(exchanges, name, directory / EXTRA / WARMUP)
+    if "litert" in formats:
+        write_litert(model, directory / FORMATS["litert"])
+    if "onnx" in formats:
+        write_onnx(model, directory / FORMATS["onnx"])
+
+
+def _write_graph(model: keras.Model, functions: Mapping[str, Any], directory: Path) -> None:
+    """Writes the SavedModel.
+
+    What is saved are the bare variables in the model's order. A Keras model saved as such leaves variables behind that a
+    session does not initialize, and `keras.export.ExportArchive` orders them by chance.
+    """
+    import tensorflow as tf
+
+    holder = tf.Module()
+    used = {id(variable): variable for function in functions.values() for variable in function.variables}
+    holder.model_variables = [used.pop(id(weight.value)) for weight in model.weights if id(weight.value) in used]
+    holder.further_variables = list(used.values())
+    with _quiet():
+        tf.saved_model.save(holder, str(directory), signatures=dict(functions))
+    _finish_graph(directory)
+
+
+def _finish_graph(directory: Path) -> None:
+    """Gives `classify` the method name that TF Serving asks for, which TensorFlow 2 cannot write, and the file a stable form."""
+    from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+    from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
+
+    path = directory / FORMATS[SAVED_MODEL]
+    saved_model = SavedModel.FromString(path.read_bytes())
+    graph = saved_model.meta_graphs[0]
+    graph.signature_def[CLASSIFY].method_name = CLASSIFY_METHOD
+    _rename(graph, _stable_names(graph.graph_def.library.function))
+    for function in graph.graph_def.library.function:
+        for argument in function.arg_attr.values():
+            if argument.attr["_user_specified_name"].s.isdigit():  # the number of a captured variable, as of this process
+                del argument.attr["_user_specified_name"]
+    graph.graph_def.library.function.sort(key=lambda function: function.signature.name)
+    path.write_bytes(saved_model.SerializeToString(deterministic=True))
+    fingerprint = FingerprintDef.FromString(fingerprinting.CreateFingerprintDef(str(directory)))
+    fingerprint.uuid = str(fingerprint.saved_model_checksum)  # otherwise random
+    (directory / "fingerprint.pb").write_bytes(fingerprint.SerializeToString(deterministic=True))
+
+
+def _stable_names(functions: Iterable[Any]) -> dict[str, str]:
+    """Functions' names -> the same with numbers that count from 0. TensorFlow's own count everything the process ever traced."""
+    numbered = [(function.signature.name, re.search(r"(?:_[0-9]+)*$", function.signature.name)) for function in functions]
+    order = sorted((list(map(int, match[0].split("_")[1:])), name, name[: match.start()]) for name, match in numbered if match)
+    names = {name: f"{base}_{index}" for index, (_, name, base) in enumerate(order)}
+    arguments = [argument.name for function in functions for argument in function.signature.input_arg]
+    return names | {name: re.sub(r"_[0-9]+(?=___redundant_placeholder)", "", name) for name in arguments if "___redundant_placeholder" in name}
+
+
+def _rename(message: Any, names: Mapping[str, str]) -> None:
+    """Replaces strings anywhere in a protocol buffer message, in place."""
+    for field, value in message.ListFields():
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            for key in list(value):
+                if field.message_type.fields_by_name["value"].message_type is not None:
+                    _rename(value[key], names)
+                    if key in names:
+                        value[names[key]].CopyFrom(value[key])
+                        del value[key]
+        elif field.message_type is not None:
+            for item in value if _is_repeated(value) else [value]:
+                _rename(item, names)
+        elif field.type == field.TYPE_STRING and _is_repeated(value):
+            value[:] = [names.get(item, item) for item in value]
+        elif field.type == field.TYPE_STRING:
+            setattr(message, field.name, names.get(value, value))
+
+
+def _is_repeated(value: Any) -> bool:
+    return hasattr(value, "append") or hasattr(value, "add")
 
 
 @contextlib.contextmanager
@@ -180,6 +277,7 @@ def _quiet() -> Iterator[None]:
 
 
 def export_report(path: Path) -> dict[str, Any]:
-    """Returns JSON-ready data about an export: its name, version, directory and size in bytes."""
+    """Returns JSON-ready data about an export: its name, version, directory, formats and size in bytes."""
     size = sum(os.path.getsize(file) for file in path.rglob("*") if file.is_file())
-    return {"name": path.parent.name, "version": int(path.name), "directory": str(path), "bytes": size}
+    formats = {name: str(path / file) for name, file in FORMATS.items() if (path / file).is_file()}
+    return {"name": path.parent.name, "version": int(path.name), "directory": str(path), "formats": formats, "bytes": size}

@@ -1,6 +1,6 @@
 """Image files and photographs into what a model takes: decoding, and making them look like the training images.
 
-`decode_image` and `prepare_image` use TensorFlow operations only, so they run eagerly, in `tf.data` and inside an export.
+All but `read_image` use TensorFlow operations only, so they run eagerly, in `tf.data` and inside an export.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ImageError, UsageError
 
@@ -21,6 +21,9 @@ CANVAS = 256
 """Longer side, in pixels, at which the strokes of a photograph are looked for."""
 WINDOW = 85
 """What is wider than this on the canvas is ground, whatever its brightness: a third, more than any pen's stroke takes."""
+EXIF_MARKER = b"Exif\0\0"
+EXIF_REACH = 1 << 16
+"""How many bytes into a JPEG the EXIF data may begin, and how many bytes long they may be."""
 LEAST_CONTRAST = 16.0
 """Strokes are at least this much lighter than their ground; below, a sheet is blank."""
 
@@ -44,10 +47,14 @@ def read_image(path: str | os.PathLike[str]) -> tf.Tensor:
     except OSError as error:
         raise ImageError(f"The image {path} cannot be read: {error.strerror or error}.") from None
     try:
-        image = decode_image(data)
+        return decode_upright(data)
     except tf.errors.OpError:
         raise ImageError(f"{path} is not an image that can be decoded. Expected a whole PNG, JPEG, BMP, GIF or WebP file.") from None
-    return _upright(image, exif_orientation(data))
+
+
+def decode_upright(data: tf.Tensor | bytes) -> tf.Tensor:
+    """Decodes the bytes of an image file as `decode_image` does, and turns it the way up that its camera noted in it."""
+    return _upright(decode_image(data), exif_orientation(data))
 
 
 def decode_image(data: tf.Tensor | bytes) -> tf.Tensor:
@@ -141,33 +148,56 @@ def prepare_image(image: Any, input_shape: Sequence[int], light_on_dark: bool = 
     return _clip(_with_channels(prepared, channels))
 
 
-def exif_orientation(data: bytes) -> int:
+def exif_orientation(data: tf.Tensor | bytes) -> tf.Tensor:
     """Returns how a JPEG's camera was held, 1 (upright) to 8, as its EXIF data note it; 1 where they do not.
 
     The numbers are those of tag 0x0112 (CIPA DC-008, Exchangeable image file format, 2.32, section 4.6.4).
+
+    Args:
+        data: A file's bytes, as `bytes` or a scalar string tensor.
+
+    Returns:
+        int32, a scalar.
     """
-    start = data.find(b"Exif\0\0", 0, 1 << 16) if data.startswith(b"\xff\xd8") else -1
-    tiff = data[start + 6 : start + 6 + (1 << 16)] if start >= 0 else b""
-    byteorder: Literal["little", "big"] = "little" if tiff.startswith(b"II") else "big"
+    import tensorflow as tf
 
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(tiff[at : at + size], byteorder)
-
-    directory = number(4, 4)
-    for entry in range(directory + 2, directory + 2 + 12 * number(directory, 2), 12):
-        if number(entry, 2) == 0x0112:
-            value = number(entry + 8, 2)
-            return value if 1 <= value <= 8 else 1
-    return 1
+    header = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 0, 2 * EXIF_REACH), tf.uint8), tf.int32)
+    header = tf.pad(header, [[0, len(EXIF_MARKER)]])
+    found = [header[place : place + EXIF_REACH] == value for place, value in enumerate(EXIF_MARKER)]
+    size = tf.size(found[-1])
+    found = tf.reduce_all([flags[:size] for flags in found], 0)
+    present = (header[0] == 0xFF) & (header[1] == 0xD8) & tf.reduce_any(found)
+    return tf.cond(present, lambda: _orientation(header[tf.argmax(found) + len(EXIF_MARKER) :]), lambda: 1)
 
 
-def _upright(image: tf.Tensor, orientation: int) -> tf.Tensor:
+def _orientation(tiff: tf.Tensor) -> tf.Tensor:
+    """Looks the orientation up in the TIFF structure of EXIF data, int32 `(bytes,)`; what lies beyond its end is 0."""
+    import tensorflow as tf
+
+    length = tf.size(tiff)
+    little = (tiff[0] == ord("I")) & (tiff[1] == ord("I"))
+
+    def number(at: tf.Tensor, size: int) -> tf.Tensor:
+        places = tf.expand_dims(at, -1) + tf.range(size)
+        inside = (places >= 0) & (places < length)
+        values = tf.where(inside, tf.gather(tiff, tf.where(inside, places, 0)), 0)
+        powers = tf.constant([256**place for place in range(size)])
+        return tf.reduce_sum(values * tf.where(little, powers, powers[::-1]), -1)
+
+    directory = number(tf.where(little, 4, 6), 2)  # of 4 bytes; the high two are 0 for what lies within reach
+    entries = directory + 2 + 12 * tf.range(tf.minimum(number(directory, 2), EXIF_REACH // 12))
+    values = number(tf.boolean_mask(entries, number(entries, 2) == 0x0112) + 8, 2)
+    first = tf.concat([values, [1]], 0)[0]
+    return tf.where((first >= 1) & (first <= 8), first, 1)
+
+
+def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Undoes an EXIF orientation: a turn by quarters, and for four of them a mirror."""
     import tensorflow as tf
 
-    turns = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}.get(orientation, 0)
-    turned = tf.image.rot90(image, turns)
-    return tf.image.flip_left_right(turned) if orientation in (2, 4, 5, 7) else turned
+    turned = tf.image.rot90(image, tf.gather([0, 0, 0, 2, 2, 3, 3, 1, 1], orientation))
+    mirrored = tf.reduce_any(orientation == [2, 4, 5, 7])
+    return tf.cond(mirrored, lambda: tf.image.flip_left_right(turned), lambda: turned)
 
 
 def _with_channels(image: tf.Tensor, channels: int) -> tf.Tensor:

@@ -10,20 +10,21 @@ from __future__ import annotations
 import contextlib
 import importlib.resources
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo import golden
 from zoo.errors import MissingExtraError, UsageError, WeightsError
 from zoo.evaluation import softmax
-from zoo.export import SIGNATURE, export_model
+from zoo.export import export_model
 from zoo.factory import load_trained
 from zoo.files import atomic_file
 from zoo.formats import load_litert, load_onnx, write_litert, write_onnx
 from zoo.registry import resolve
+from zoo.signatures import SERVING_DEFAULT
 from zoo.weights import pretrained_file
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from zoo.specs import WeightsSpec
 
 TOLERANCE = 1e-5
-IMAGES = 8
 SUFFIX = ".golden.npz"
 HOPS = ("build", "keras_file", "saved_model", "session", "litert", "onnx", "rest")
 
@@ -106,19 +106,7 @@ def golden_images(name: str) -> numpy.ndarray:
         >>> golden_images("cnn.digits").shape
         (8, 8, 8, 1)
     """
-    import numpy
-
-    height, width, channels = _spec(name).input_shape
-    generator = numpy.random.default_rng(zlib.crc32(name.encode()))
-    rows, columns = numpy.mgrid[:height, :width]
-    images = numpy.zeros((IMAGES, height, width, channels))
-    for image in images:
-        for _ in range(6):
-            row, column = generator.uniform(0.15, 0.85, 2) * (height, width)
-            size = generator.uniform(0.05, 0.2) * height
-            ink = generator.uniform(80, 255, channels)
-            image += numpy.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * size**2))[..., None] * ink
-    return numpy.clip(numpy.floor(images), 0, 255).astype("uint8")
+    return golden.golden_images(name, _spec(name).input_shape)
 
 
 def golden_outputs(name: str) -> numpy.ndarray:
@@ -187,12 +175,12 @@ def _answers(model: keras.Model, card: Card, folder: Path, exports: Path) -> Ite
 
     def saved_model(images: numpy.ndarray) -> numpy.ndarray:
         loaded = tf.saved_model.load(str(export))
-        return loaded.signatures[SIGNATURE](image=tf.constant(images.astype("float32")))["probabilities"].numpy()
+        return loaded.signatures[SERVING_DEFAULT](image=tf.constant(images.astype("float32")))["probabilities"].numpy()
 
     def session(images: numpy.ndarray) -> numpy.ndarray:
         servable = Servable(export)
         try:
-            return servable.run(SIGNATURE, {"image": images.astype("float32")})["probabilities"]
+            return servable.run(SERVING_DEFAULT, {"image": images.astype("float32")})["probabilities"]
         finally:
             servable.close()
 
