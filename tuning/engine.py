@@ -8,7 +8,6 @@ trial gives is what plain Keras `fit` gives, to the tolerance of float32.
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import math
 import time
@@ -27,7 +26,6 @@ from tuning.scalars import Slots, is_free, optimizer_structure
 from tuning.segments import (
     OUT_OF_TIME,
     PRUNED,
-    WINDOW,
     OnEpoch,
     PlainEngine,
     Row,
@@ -220,6 +218,8 @@ class _Stretch:
             if progress.diverged:
                 return self._segment("diverged", divergence(progress.loss, progress.start, epoch + 1))
             if progress.step < self.program.steps:
+                if not progress.step and self.history:
+                    self._save()
                 return self._segment("stopped", OUT_OF_TIME)
             row = self._evaluate(epoch, progress, began)
             if on_epoch is not None and on_epoch(row):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,12 @@ import tensorflow as tf
 from tuning.scalars import Slots
 from tuning.segments import EXPLOSION, WINDOW
 
-Schedule = keras.optimizers.schedules.LearningRateSchedule
 VALIDATION_BATCH = 1000
 SECONDS_BETWEEN_LOOKS = 0.5  # at the clock
-# XLA makes small multiplications cheaper, but its convolutions on a CPU are several times slower than TensorFlow's, and its
-# random numbers are other ones than those of Keras's `fit`.
+# XLA halves the time of small multiplications and adds a second or two of compiling, which an epoch of few steps does not
+# win back. Its convolutions on a CPU are several times slower than TensorFlow's, and its random numbers are other ones than
+# those of Keras's `fit`.
+XLA_FROM_STEPS = 200
 COMPILED_BY_XLA = (
     keras.layers.InputLayer,
     keras.layers.Dense,
@@ -89,7 +90,7 @@ class Program:
         data: What it trains on.
         batch_size: Rows per step; those left over at an epoch's end make a smaller step where `remainder` is True.
         remainder: Whether an epoch ends with a smaller batch.
-        jit: Whether XLA compiles it; decided by `suits_xla` where None.
+        jit: Whether XLA compiles it; where None, it does if an epoch has many steps and `suits_xla` says so.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Program:
         self.steps = self.whole_steps + (self.rest > 0)
         self.steps_at_once = WINDOW
         self._build()
-        self.jit = suits_xla(model) if jit is None else jit
+        self.jit = (self.steps >= XLA_FROM_STEPS and suits_xla(model)) if jit is None else jit
         self._train = tf.function(self._train_steps, autograph=False, jit_compile=self.jit)
         self._test = tf.function(self._test_steps, autograph=False, jit_compile=self.jit)
 
@@ -130,7 +131,7 @@ class Program:
 
     def save(self) -> list[numpy.ndarray]:
         """Copies all variables to the host."""
-        return [numpy.array(variable.value) for variable in self.variables]
+        return [variable.numpy().copy() for variable in self.variables]
 
     # -- work ----------------------------------------------------------------------------------------------------------
 
@@ -210,9 +211,8 @@ class Program:
             self.model.reset_metrics()
 
             def body(batch: Any) -> tuple[Any]:
-                self.model.test_step(
-                    (tf.slice(x, [batch * size] + [0] * (x.shape.rank - 1), [size, *x.shape[1:]]), y[batch * size : (batch + 1) * size])
-                )
+                rows = batch * size + tf.range(size)
+                self.model.test_step((tf.gather(x, rows), tf.gather(y, rows)))
                 return (batch + 1,)
 
             tf.while_loop(lambda batch: batch < count // size, body, (0,), parallel_iterations=1)
@@ -221,7 +221,7 @@ class Program:
             return self.model.get_metrics_result()
 
 
-class _Table(Schedule):
+class _Table(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule whose values come into the graph as an argument."""
 
     @contextlib.contextmanager
@@ -241,7 +241,7 @@ class _Table(Schedule):
         return {}
 
 
-def learning_rates(schedule: float | Schedule, first: int, steps: int) -> numpy.ndarray:
+def learning_rates(schedule: float | Callable[[Any], Any], first: int, steps: int) -> numpy.ndarray:
     """Returns the learning rates of some steps as float32, exactly as the schedule gives them one by one."""
     if not callable(schedule):
         return numpy.full(steps, schedule, "float32")

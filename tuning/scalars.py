@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import numbers
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -35,12 +36,12 @@ FREE: Mapping[str, tuple[str, ...]] = {
 FREE_IN_ALL = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "ema_momentum")
 
 
-class Scalar:
-    """A number above 0 that is known when a graph runs, not when it is traced.
+class Scalar(float):
+    """A number above 0 and below infinity that is known when a graph runs, not when it is traced.
 
     It stays in float64 among Python numbers, as Python's own floats do, so that `1 - beta_2` keeps its digits, and becomes
-    a float32 tensor among tensors. Where Keras asks whether a number is above or other than 0, the answer is yes: a 0 leaves
-    operations out, and so belongs to another graph.
+    a float32 tensor among tensors. Where Keras asks whether a number is 0, the answer is no: a 0 leaves operations out, and
+    so belongs to another graph. What is not foreseen here finds a NaN, so that no result can be wrong in silence.
 
     Args:
         value: A float64 tensor without dimensions.
@@ -53,52 +54,64 @@ class Scalar:
     """
 
     dtype = "float32"
-    shape = ()
+    value: tf.Tensor
 
-    def __init__(self, value: tf.Tensor) -> None:
-        self.value = value
+    def __new__(cls, value: tf.Tensor) -> Scalar:
+        scalar = super().__new__(cls, math.nan)
+        scalar.value = value
+        return scalar
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
         import tensorflow as tf
 
         return tf.cast(self.value, dtype or tf.float32)
 
-    def __bool__(self) -> bool:
-        return True
-
     def __gt__(self, other: Any) -> bool:
-        return _only_zero(other)
+        return _zero(other)
 
-    def __ne__(self, other: Any) -> bool:
+    def __lt__(self, other: Any) -> bool:
+        return not _zero(other)
+
+    def __ge__(self, other: Any) -> bool:  # asked of shares, which are below 1
+        return other != 1
+
+    def __ne__(self, other: object) -> bool:
         return True
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         return False
 
-    __hash__ = object.__hash__
+    __hash__ = float.__hash__
 
     def __add__(self, other: Any) -> Any:
-        return Scalar(self.value + other) if isinstance(other, numbers.Real) else self.__tf_tensor__() + other
-
-    def __mul__(self, other: Any) -> Any:
-        return Scalar(self.value * other) if isinstance(other, numbers.Real) else self.__tf_tensor__() * other
+        return self._combined(operator.add, self, other)
 
     def __sub__(self, other: Any) -> Any:
-        return Scalar(self.value - other) if isinstance(other, numbers.Real) else self.__tf_tensor__() - other
+        return self._combined(operator.sub, self, other)
 
     def __rsub__(self, other: Any) -> Any:
-        return Scalar(other - self.value) if isinstance(other, numbers.Real) else other - self.__tf_tensor__()
+        return self._combined(operator.sub, other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._combined(operator.mul, self, other)
 
     def __truediv__(self, other: Any) -> Any:
-        return Scalar(self.value / other) if isinstance(other, numbers.Real) else self.__tf_tensor__() / other
+        return self._combined(operator.truediv, self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
-        return Scalar(other / self.value) if isinstance(other, numbers.Real) else other / self.__tf_tensor__()
+        return self._combined(operator.truediv, other, self)
 
     __radd__, __rmul__ = __add__, __mul__
 
+    @staticmethod
+    def _combined(operation: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+        """A scalar of Python numbers and scalars, a tensor where there is one."""
+        if all(isinstance(side, int | float) for side in (left, right)):
+            return Scalar(operation(*(side.value if isinstance(side, Scalar) else side for side in (left, right))))
+        return operation(*(side.__tf_tensor__() if isinstance(side, Scalar) else side for side in (left, right)))
 
-def _only_zero(other: Any) -> bool:
+
+def _zero(other: Any) -> bool:
     if other == 0:
         return True
     raise TypeError(f"A Scalar can be compared with 0 only. Received: {other!r}.")
@@ -141,7 +154,7 @@ class Slots:
 
 def is_free(value: Any) -> bool:
     """Tells whether a number can be a `Scalar`: 0 and None leave operations out of the graph."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def optimizer_structure(optimizer: keras.Optimizer) -> tuple[str, dict[str, float]]:
