@@ -105,9 +105,7 @@ def assert_equals_fit(recipe: Recipe, segment: Segment, digits: tuple[zoo.Datase
             assert row[name] == pytest.approx(expected[name], abs=0.008), name  # an image on the border between two classes
     assert segment.snapshot is not None
     for index, (value, variable) in enumerate(zip(trained, run.trainer.variables, strict=True)):
-        numpy.testing.assert_allclose(
-            segment.snapshot.arrays[f"variable_{index}"], value, rtol=10 * tolerance, atol=tolerance, err_msg=variable.path
-        )
+        numpy.testing.assert_allclose(segment.snapshot.arrays[f"variable_{index}"], value, rtol=10 * tolerance, atol=tolerance, err_msg=variable.path)
     assert any(abs(value - before).max() > 100 * tolerance for value, before in zip(trained, start, strict=True))
 
 
@@ -177,7 +175,7 @@ def test_xla_is_left_out_where_its_numbers_or_its_speed_differ(digits: tuple[zoo
 # -- pausing -----------------------------------------------------------------------------------------------------------
 
 PAUSED = {
-    "network with everything random": dataclasses.replace(FEATURES["dropout, augmentation, batch norm, smoothing, one cycle, weight decay"], epochs=9),
+    "network with everything random": dataclasses.replace(next(iter(FEATURES.values())), epochs=9),
     "small network": dataclasses.replace(MLP, optimizer="nadam", schedule="cosine", epochs=9),
 }
 
@@ -249,7 +247,7 @@ def test_a_diverged_trial_ends_within_twenty_steps(which: str, rate: float, patt
     segment = engine.run(recipe, 3, on_epoch=lambda row: bool(rows.append(row)))
     assert (segment.state, segment.snapshot, rows) == ("diverged", None, [])
     if which == "engine":
-            assert re.search(pattern, segment.message)
+        assert re.search(pattern, segment.message)
         program = next(reversed(request.getfixturevalue("engine").programs.values()))
         assert int(program.model.optimizer.iterations) <= 20
     after = engine.run(dataclasses.replace(recipe, learning_rate=0.05), until=1)
