@@ -14,11 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tuning.hypermodel import ZooHyperModel as ZooHyperModel
+    from tuning.oracles import OptunaOracle as OptunaOracle
+    from tuning.result import SearchResult as SearchResult
+    from tuning.result import Trial as Trial
     from tuning.spaces import search_space as search_space
-    from tuning.trials import SearchResult as SearchResult
-    from tuning.trials import search as search
+    from tuning.study import resume as resume
+    from tuning.study import search as search
 
-_HOME_OF = {"SearchResult": "trials", "ZooHyperModel": "hypermodel", "search": "trials", "search_space": "spaces"}
+_HOME_OF = {
+    "OptunaOracle": "oracles",
+    "SearchResult": "result",
+    "Trial": "result",
+    "ZooHyperModel": "hypermodel",
+    "resume": "study",
+    "search": "study",
+    "search_space": "spaces",
+}
 __all__ = sorted(_HOME_OF)
 
 

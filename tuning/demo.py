@@ -98,7 +98,8 @@ def _evaluate(screen: Console) -> Dataset:
 
 def _search(screen: Console, directory: Path, seconds: float) -> Path:
     from tuning.command import ranking_table
-    from tuning.trials import BEST_RECIPE, search
+    from tuning.display import headline
+    from tuning.study import BEST_RECIPE, search
     from zoo.specs import Recipe
 
     _step(
@@ -109,14 +110,14 @@ def _search(screen: Console, directory: Path, seconds: float) -> Path:
     )
     with screen.status("searching") as status:
         result = search(
-            Recipe(MODEL, "digits", epochs=5, batch_size=32),
+            Recipe(MODEL, "digits", schedule="constant", epochs=9, batch_size=32),
             study="optimizers",
             budget=seconds,
             directory=directory,
-            on_trial=lambda trial: status.update(f"searching: {trial.number + 1} trials, the last with {trial.recipe.optimizer}"),
+            watch=lambda now: status.update(f"searching: {headline(now)}"),
         )
     screen.print(ranking_table(result))
-    screen.print(f"{len(result.ranking)} trials completed; every optimizer started from its default settings")
+    screen.print(f"{len(result.trials)} trials; only the best of each stage went on to more epochs; overhead {100 * result.overhead:.0f} %")
     _check(len(result.ranking) > 1 and (result.best.val_accuracy or 0) > 0.8, "the search found no configuration above 80 % validation accuracy.")
     return directory / BEST_RECIPE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -65,3 +66,40 @@ class ZooHyperModel(keras_tuner.HyperModel):
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Returns the compiled model for `hp`: augmentation, if the recipe has any, and the network."""
         return compile_trainer(self.configure(hp), self.training)[0]
+
+
+def discover_space(hypermodel: keras_tuner.HyperModel) -> keras_tuner.HyperParameters:
+    """Returns every hyperparameter that a hypermodel declares, found by building it until each condition was met once.
+
+    A build that raises counts with what it had declared by then, so that one bad configuration hides nothing but what it
+    would have declared afterwards.
+
+    Args:
+        hypermodel: Any of KerasTuner's.
+
+    Example:
+        >>> class Hypermodel(keras_tuner.HyperModel):
+        ...     def build(self, hp):
+        ...         if hp.Boolean("deep"):
+        ...             with hp.conditional_scope("deep", [True]):
+        ...                 hp.Int("depth", 2, 4)
+        >>> [hyperparameter.name for hyperparameter in discover_space(Hypermodel()).space]
+        ['deep', 'depth']
+    """
+    known = keras_tuner.HyperParameters()
+    hypermodel.declare_hyperparameters(known)
+    met: list[object] = []
+    values: dict[str, object] = {}
+    while True:
+        hp = known.copy()
+        hp.values.update(values)
+        hp.ensure_active_values()
+        with contextlib.suppress(Exception):
+            hypermodel.build(hp)
+        known.merge([entry for entry in hp.space if not known._exists(entry.name, entry.conditions)])
+        met += [scope for scope in hp.active_scopes if scope not in met]
+        waiting = next((scope for scope in hp.inactive_scopes if scope not in met), None)
+        if waiting is None:
+            return known
+        met.append(waiting)  # tried once, whether it comes to be met or not
+        values |= {condition.name: condition.values[0] for condition in waiting}

@@ -27,6 +27,7 @@ import keras_tuner
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from zoo.errors import MissingExtraError, UsageError, unknown
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from keras_tuner.engine.hyperparameters import HyperParameter
 
 Values = dict[str, Any]
+Seen = Sequence[tuple[Mapping[str, Any], float]]  # points of a scope, each with its trial's figure
 ATTEMPTS = 20  # at a configuration that was not tried yet, before chance is asked, and then again
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc")
 KERASTUNER = ("kerastuner_random", "kerastuner_bayesian", "kerastuner_grid", "kerastuner_hyperband")
@@ -214,15 +216,15 @@ def _decode(hyperparameter: HyperParameter, point: Mapping[str, Any]) -> Any:
     return hyperparameter.value if hasattr(hyperparameter, "value") else list(hyperparameter.values)[point[hyperparameter.name]]
 
 
-def _sample(scope: Sequence[HyperParameter], seen: Sequence[tuple[Mapping[str, Any], float]], name: str, seed: int, maximize: bool) -> dict[str, Any]:
+def _sample(scope: Sequence[HyperParameter], seen: Seen, name: str, seed: int, maximize: bool) -> dict[str, Any]:
     distributions = {entry.name: kind for entry in scope if (kind := _unit(entry)) is not None}
     if not distributions:
         return {}
     sampler = create_sampler(name, seed if name not in REPLAYED else derive_seed(name))
-    direction = "maximize" if maximize else "minimize"
+    direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
     if name in REPLAYED:
         return _replay(sampler, distributions, seen, direction, seed)
-    with _silence():
+    with silence():
         study = optuna.create_study(storage=_View(_frozen(distributions, seen)), sampler=sampler, direction=direction)
         trial = _trial(len(seen), {}, {}, math.nan)
         related = sampler.infer_relative_search_space(study, trial)
@@ -234,10 +236,14 @@ def _sample(scope: Sequence[HyperParameter], seen: Sequence[tuple[Mapping[str, A
 
 
 def _replay(
-    sampler: BaseSampler, distributions: Mapping[str, BaseDistribution], seen: Sequence[tuple[Mapping[str, Any], float]], direction: str, seed: int
+    sampler: BaseSampler,
+    distributions: Mapping[str, BaseDistribution],
+    seen: Seen,
+    direction: StudyDirection,
+    seed: int,
 ) -> dict[str, Any]:
     """Asks once per trial of the past, each time putting that trial's own point in the place of the answer, and once more."""
-    with _silence():
+    with silence():
         replayed = _Replayed(sampler)
         study = optuna.create_study(sampler=replayed, direction=direction)
         for point, figure in seen:
@@ -284,7 +290,7 @@ class _View(optuna.storages.InMemoryStorage):
         return [trial for trial in self.shown if states is None or trial.state in states]
 
 
-def _frozen(distributions: Mapping[str, BaseDistribution], seen: Sequence[tuple[Mapping[str, Any], float]]) -> list[FrozenTrial]:
+def _frozen(distributions: Mapping[str, BaseDistribution], seen: Seen) -> list[FrozenTrial]:
     return [_trial(number, point, distributions, figure) for number, (point, figure) in enumerate(seen)]
 
 
@@ -305,7 +311,7 @@ def _trial(number: int, point: Mapping[str, Any], distributions: Mapping[str, Ba
     )
 
 
-class _silence(warnings.catch_warnings):  # noqa: N801
+class silence(warnings.catch_warnings):  # noqa: N801
     """Holds back what Optuna says about each study and each experimental feature."""
 
     def __enter__(self) -> None:
@@ -430,7 +436,7 @@ class Proposer:
         self.oracle.verbose = 0
         self.oracle.max_consecutive_failed_trials = 10**9
         self.oracle.save = self.oracle._save_trial = lambda *arguments: None  # the study's storage is the record
-        self.told, self.pending = 0, None
+        self.told, self.pending = 0, None  # type: int, keras_tuner.engine.trial.Trial | None
 
     def propose(self, observations: Sequence[Observation], number: int) -> Values | None:
         """Returns the configuration of trial `number`, or None where the space is exhausted.
@@ -443,8 +449,8 @@ class Proposer:
             return propose(self.space.space, observations, self.sampler, self.seed, number)
         for entry in observations[self.told :]:
             self._tell(self.pending or self.oracle.create_trial("study"), entry)
-        self.pending = self.oracle.create_trial("study")
-        return dict(self.pending.hyperparameters.values) if self.pending.status == "RUNNING" else None
+        trial = self.pending = self.oracle.create_trial("study")
+        return dict(trial.hyperparameters.values) if trial.status == "RUNNING" else None
 
     def _tell(self, trial: keras_tuner.engine.trial.Trial, entry: Observation) -> None:
         trial.hyperparameters.values = dict(entry.values)

@@ -26,6 +26,8 @@ from zoo.specs import Recipe
 from zoo.training import TrainingRun
 
 if TYPE_CHECKING:
+    import keras_tuner
+
     from zoo.datasets import Dataset
 
 Row = Mapping[str, float]
@@ -100,6 +102,25 @@ class Segment:
     step_seconds: float = 0.0
     validation_seconds: float = 0.0
     plain: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trial of a user's own hypermodel: what a recipe is for the zoo's.
+
+    Attributes:
+        space: All hyperparameters that it declares.
+        values: Of those that are active.
+        epochs: Of the whole trial.
+        batch_size: Samples per step.
+        seed: Seeds the initialization, the order of the samples and every random layer.
+    """
+
+    space: keras_tuner.HyperParameters
+    values: Mapping[str, Any]
+    epochs: int
+    batch_size: int
+    seed: int
 
 
 class Engine(Protocol):

@@ -40,12 +40,24 @@ class TrainingError(ZooError):
     """A training run diverged, or its directory belongs to another run."""
 
 
+class StudyError(ZooError):
+    """The record of a search cannot be opened, read or written, or it belongs to something else."""
+
+
 class ExportError(ZooError):
     """An export could not be written."""
 
 
 class ServingError(ZooError):
-    """The server could not start, or a model could not be served."""
+    """The server could not start, a model could not be served, or a server refused a request.
+
+    Attributes:
+        code: The canonical status code, as gRPC counts them; 2, unknown, where there is none.
+    """
+
+    def __init__(self, message: str = "", code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class MissingExtraError(ZooError, ImportError):

@@ -1,0 +1,618 @@
+"""A search: trials of configurations under a budget, watched, recorded, and resumed without a loss.
+
+The loop is a function of the record: it takes up the trial that was under way, else lets the scheduler promote one that
+waits, else asks the sampler for a new configuration. So a process that was killed anywhere goes on, when it is started
+again, as if it had not been.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import keras_tuner
+
+from tuning.history import History
+from tuning.hparams import write_trial
+from tuning.hypermodel import discover_space
+from tuning.oracles import Observation, Proposer, distribution
+from tuning.priors import first_configurations
+from tuning.result import SearchResult, Trial, TrialTable
+from tuning.schedulers import Scheduler, create_scheduler
+from tuning.segments import OUT_OF_TIME, Engine, PlainEngine, Point, Row, Snapshot
+from tuning.settings import Claim, Settings, claim, default_directory, read_settings
+from tuning.spaces import Range, Study, configure, describe, search_space
+from tuning.storage import DirectoryLock, Ledger, Record, State
+from zoo.errors import StudyError, UsageError, unknown
+from zoo.specs import Recipe
+from zoo.training import load_training_data, write_recipe
+
+if TYPE_CHECKING:
+    import numpy
+
+BEST_RECIPE, TABLE, CHECKPOINTS = "best_recipe.json", "trials.csv", "checkpoints"
+ENGINES = ("compiled", "plain")
+MEMORY = 256 * 2**20  # bytes of paused trials' snapshots that are kept; a trial whose snapshot is gone is trained again up to its pause
+Arrays = tuple["numpy.ndarray", "numpy.ndarray"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a search stands, for whoever watches.
+
+    Attributes:
+        records: All trials.
+        seconds: Since the search began.
+        budget: Seconds it may take; infinite for no limit.
+        total: Trials it may take; None for no limit.
+        step_seconds: Of the seconds, those inside training steps.
+        current: The trial that is being trained; None between trials.
+        ended: The trial whose stretch has just ended; None otherwise.
+    """
+
+    records: Sequence[Record]
+    seconds: float
+    budget: float
+    total: int | None
+    step_seconds: float
+    current: Record | None
+    ended: Record | None
+
+
+Watch = Callable[[Status], None]
+
+
+class Subject(Protocol):
+    """What is searched: a space, and how one of its points is trained."""
+
+    space: keras_tuner.HyperParameters
+
+    def job(self, config: Mapping[str, Any]) -> Any:
+        """Returns what the engine takes for a configuration."""
+
+    def recipe(self, config: Mapping[str, Any], epochs: int) -> Recipe | None:
+        """Returns the recipe that repeats a trial of so many epochs, if there is one."""
+
+    def engine(self, kind: str) -> Engine:
+        """Loads the data and creates the engine."""
+
+
+class ZooSubject:
+    """A model of the zoo on one of its data sets."""
+
+    def __init__(self, settings: Settings, data_dir: str | Path | None) -> None:
+        assert settings.recipe is not None
+        self.base, self.data_dir = settings.recipe, data_dir
+        self.space = search_space(self.base.model, settings.optimizers, study=settings.study, vary=settings.vary, ranges=settings.ranges)
+
+    def job(self, config: Mapping[str, Any]) -> Recipe:
+        return configure(self.base, config)
+
+    def recipe(self, config: Mapping[str, Any], epochs: int) -> Recipe:
+        recipe = configure(self.base, config)
+        return dataclasses.replace(recipe, epochs=epochs) if epochs and repeats(recipe) else recipe
+
+    def engine(self, kind: str) -> Engine:
+        training, validation = load_training_data(self.base, self.data_dir)
+        assert validation is not None
+        if kind == "plain":
+            return PlainEngine(training, validation)
+        from tuning.engine import CompiledEngine
+
+        return CompiledEngine(training, validation)
+
+
+class ArraySubject:
+    """A user's own hypermodel on arrays."""
+
+    def __init__(self, settings: Settings, hypermodel: keras_tuner.HyperModel, data: tuple[Arrays, Arrays]) -> None:
+        self.settings, self.hypermodel, self.data = settings, hypermodel, data
+        self.space = discover_space(hypermodel)
+
+    def job(self, config: Mapping[str, Any]) -> Point:
+        return Point(self.space, config, self.settings.epochs, self.settings.batch_size, self.settings.seed)
+
+    def recipe(self, config: Mapping[str, Any], epochs: int) -> None:
+        return None
+
+    def engine(self, kind: str) -> Engine:
+        (x, y), (validation_x, validation_y) = self.data
+        if kind == "plain":
+            from tuning.segments import PlainHyperModelEngine
+
+            return PlainHyperModelEngine(self.hypermodel, x, y, validation_x, validation_y)
+        from tuning.engine import HyperModelEngine
+
+        return HyperModelEngine(self.hypermodel, x, y, validation_x, validation_y)
+
+
+def repeats(recipe: Recipe) -> bool:
+    """Tells whether a shorter run of a recipe is the beginning of a longer one."""
+    return recipe.schedule == "constant" and not recipe.warmup and not recipe.augmentation_tail
+
+
+def search(
+    recipe: Recipe | None = None,
+    *,
+    hypermodel: keras_tuner.HyperModel | None = None,
+    data: tuple[Arrays, Arrays] | None = None,
+    optimizers: Sequence[str] | None = None,
+    study: Study = "joint",
+    vary: Sequence[str] = (),
+    ranges: Mapping[str, Range] | None = None,
+    sampler: str | keras_tuner.Oracle = "tpe",
+    scheduler: str = "asha",
+    reduction: int = 3,
+    first: int = 1,
+    priors: bool = True,
+    budget: float | None = None,
+    trials: int | None = None,
+    epochs: int = 9,
+    batch_size: int = 128,
+    seed: int = 0,
+    engine: str = "compiled",
+    checkpoints: bool = False,
+    directory: str | Path | None = None,
+    storage: str | None = None,
+    accept_changes: bool = False,
+    tensorboard: bool = True,
+    data_dir: str | Path | None = None,
+    on_trial: Callable[[Trial], None] | None = None,
+    watch: Watch | None = None,
+) -> SearchResult:
+    """Searches for the configuration with the best validation accuracy.
+
+    What is known to be good comes first; then a sampler draws from the whole space, and learns from what it is told. A
+    scheduler compares the trials after a few epochs and lets only the best go on; a trial that goes on does so to the bit as if
+    it had never paused. Each trial trains with `zoo.train`'s own arithmetic on the training images less the validation split,
+    and is judged by its last epoch, so that training the best recipe repeats its figure. The test images are not touched.
+
+    Args:
+        recipe: The model, the data set, and everything the search does not vary; its `epochs` are those of a whole trial.
+        hypermodel: In place of a recipe: any KerasTuner hypermodel that builds a compiled classifier with the metric `accuracy`.
+        data: With a hypermodel: `((x, y), (validation_x, validation_y))`, arrays as its `fit` takes them.
+        optimizers: The optimizers to choose from; all of the zoo's where None.
+        study: What varies: `"optimizers"`, `"architecture"` or `"joint"`; see `tuning.search_space`.
+        vary: What else varies: `"schedule"`, `"label_smoothing"`.
+        ranges: Other ends for numbers of the space, by the name that they have in it.
+        sampler: Proposes configurations: a name of `tuning.oracles.SAMPLERS` or `KERASTUNER`, or a KerasTuner oracle.
+        scheduler: Decides which go on: `"asha"`, `"hyperband"`, `"median"` or `"none"`.
+        reduction: One in so many trials goes on.
+        first: Epochs before the first comparison.
+        priors: Begins with configurations that earlier searches found good, and with the defaults of the other optimizers.
+        budget: Seconds, from this call on; what is under way then can be gone on with.
+        trials: Total number of trials, those of earlier calls on the same directory included.
+        epochs: Of a whole trial of a hypermodel.
+        batch_size: Images per step of a hypermodel's trials.
+        seed: Of a hypermodel's search; with a recipe its own counts.
+        engine: `"compiled"`, or `"plain"` Keras as the reference.
+        checkpoints: Keeps every paused trial on disk, so that after a kill it goes on from there and not from its start. The
+            trials are the same either way.
+        directory: Where the search keeps its state; `runs/search-<model>-<dataset>-<fingerprint>` where None. A search that
+            stands there already goes on.
+        storage: URL of a database that several searches share; SQLite in the directory where None.
+        accept_changes: Goes on with another space, sampler or scheduler than the directory's search had.
+        tensorboard: Writes each trial for TensorBoard's HParams page.
+        data_dir: Where TFDS keeps its data sets.
+        on_trial: Called with each trial as it ends or pauses.
+        watch: Called with a `Status` after each epoch, and as trials begin and end.
+
+    Returns:
+        All trials; also written to `trials.csv` and, epoch by epoch, to `history.csv`, and the best one's recipe to
+        `best_recipe.json`.
+
+    Raises:
+        UsageError: Neither budget nor trials, or one that is not above 0; the space is empty; or the directory holds a search of
+            something else.
+        UnknownNameError: No such model, optimizer, study, sampler or scheduler.
+        StudyError: The record cannot be opened, read or written. What was finished is kept.
+
+    Example:
+        >>> import tempfile, tuning, zoo
+        >>> recipe = zoo.Recipe("relu_mlp", "digits", hyperparameters={"units": 32}, schedule="constant", epochs=1)
+        >>> result = tuning.search(recipe, optimizers=["sgd", "adam"], study="optimizers", trials=2, directory=tempfile.mkdtemp())
+        >>> sorted(trial.optimizer for trial in result.trials)
+        ['adam', 'sgd']
+    """
+    started = time.monotonic()
+    for name, limit in (("budget", budget), ("trials", trials)):
+        if limit is not None and not limit > 0:
+            raise UsageError(f"{name} must be above 0. Received: {limit!r}.")
+    if budget is None and trials is None:
+        raise UsageError("A search needs a limit: budget, in seconds, or trials.")
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    settings = Settings(
+        recipe=None if recipe is None else dataclasses.replace(recipe, validate=True),
+        hypermodel="" if hypermodel is None else hypermodel.name or type(hypermodel).__name__,
+        optimizers=() if recipe is None else tuple(search_space(recipe.model, optimizers, study="optimizers")._hps["optimizer"][0].values),
+        study=study,
+        vary=tuple(vary),
+        ranges=dict(ranges or {}),
+        sampler=sampler if isinstance(sampler, str) else type(sampler).__name__,
+        scheduler=scheduler,
+        reduction=reduction,
+        first=first,
+        priors=priors,
+        epochs=epochs if recipe is None else recipe.epochs,
+        batch_size=batch_size if recipe is None else recipe.batch_size,
+        seed=seed if recipe is None else recipe.seed,
+    )
+    subject = _subject(settings, hypermodel, data, data_dir)
+    rules = create_scheduler(scheduler, settings.epochs, reduction, min(first, settings.epochs))
+    proposer = Proposer(sampler, subject.space, settings.seed, settings.epochs)
+    enqueued = _enqueued(settings, subject.space) if priors else []
+    directory = Path(directory) if directory is not None else default_directory(settings)
+    lock = DirectoryLock(directory)
+    try:
+        place = claim(directory, settings, subject.space, enqueued, storage, accept_changes)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(currentThread|getName)", DeprecationWarning)
+            run = _Search(subject, settings, place, rules, proposer, _Limits(started, budget, trials), checkpoints, tensorboard, on_trial, watch)
+            return run.run(engine)
+    finally:
+        lock.release()
+
+
+def resume(directory: str | Path, *, budget: float | None = None, trials: int | None = None, **arguments: Any) -> SearchResult:
+    """Goes on with the search of a directory, as it was.
+
+    Args:
+        directory: The search's.
+        budget: Seconds, from this call on.
+        trials: Total number of trials, those so far included.
+        **arguments: Others of `search` that are no part of what is searched, such as `watch`, `engine` and `checkpoints`.
+
+    Raises:
+        UsageError: The directory holds no search, or no limit is given.
+        StudyError: The record cannot be opened, read or written.
+
+    Example:
+        >>> import tempfile, tuning, zoo
+        >>> recipe = zoo.Recipe("relu_mlp", "digits", hyperparameters={"units": 32}, schedule="constant", epochs=1)
+        >>> first = tuning.search(recipe, optimizers=["sgd"], study="optimizers", trials=1, directory=tempfile.mkdtemp())
+        >>> len(tuning.resume(first.directory, trials=2).trials)
+        2
+    """
+    settings = read_settings(directory)
+    if settings.recipe is None and "hypermodel" not in arguments:
+        raise UsageError(
+            f"{directory} holds a search over the hypermodel {settings.hypermodel}. Go on with it by tuning.search, with that hypermodel."
+        )
+    kept = {
+        name: getattr(settings, name)
+        for name in ("study", "vary", "ranges", "sampler", "scheduler", "reduction", "first", "priors", "epochs", "batch_size", "seed")
+    }
+    optimizers = settings.optimizers or None
+    return search(settings.recipe, optimizers=optimizers, budget=budget, trials=trials, directory=directory, **{**kept, **arguments})
+
+
+def _subject(
+    settings: Settings, hypermodel: keras_tuner.HyperModel | None, data: tuple[Arrays, Arrays] | None, data_dir: str | Path | None
+) -> ZooSubject | ArraySubject:
+    if (settings.recipe is None) == (hypermodel is None) or (hypermodel is None) != (data is None):
+        raise UsageError("A search is over a recipe, or over a hypermodel and its data: give the one or the other.")
+    return ZooSubject(settings, data_dir) if hypermodel is None else ArraySubject(settings, hypermodel, data)  # type: ignore[arg-type]
+
+
+def _enqueued(settings: Settings, space: keras_tuner.HyperParameters) -> list[dict[str, Any]]:
+    if settings.recipe is None:
+        return first_configurations(space)
+    return first_configurations(space, settings.recipe.model, settings.recipe.dataset)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """When a search ends."""
+
+    started: float
+    budget: float | None
+    trials: int | None
+
+    @property
+    def deadline(self) -> float:
+        return math.inf if self.budget is None else self.started + self.budget
+
+
+class _Search:
+    """One process's part of a search."""
+
+    def __init__(
+        self,
+        subject: ZooSubject | ArraySubject,
+        settings: Settings,
+        place: Claim,
+        scheduler: Scheduler,
+        proposer: Proposer,
+        limits: _Limits,
+        checkpoints: bool,
+        tensorboard: bool,
+        on_trial: Callable[[Trial], None] | None,
+        watch: Watch | None,
+    ) -> None:
+        self.subject, self.settings, self.place, self.limits = subject, settings, place, limits
+        self.scheduler, self.proposer, self.tensorboard = scheduler, proposer, tensorboard
+        self.on_trial, self.watch = on_trial, watch
+        self.distributions = {entry.name: distribution(entry) for entry in subject.space.space}
+        self.ledger = Ledger(place.storage, place.name, settings.to_dict(), self.distributions, place.worker, shared=place.shared)
+        self.history = History(place.directory, [record for record in self.ledger.records if record.mine])
+        self.snapshots = _Snapshots(place.directory / CHECKPOINTS if checkpoints else None)
+        self.step_seconds = 0.0
+        self.ended = ""
+        self.error: BaseException | None = None
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def run(self, engine: str) -> SearchResult:
+        try:
+            self.ledger.suspend(waiting=False)
+            self.engine = self.subject.engine(engine)
+            while (record := self._next()) is not None:
+                self._advance(record)
+            if self.ended != OUT_OF_TIME:
+                self._close_paused()
+        finally:
+            result = self._finish()
+        return result
+
+    def _next(self) -> Record | None:
+        """Returns the trial to train now, with the epoch it trains to; None where the search ends."""
+        if time.monotonic() >= self.limits.deadline:
+            self.ended = OUT_OF_TIME
+            return None
+        if self.place.shared:
+            self.ledger.refresh()
+        records = self.ledger.records
+        if under_way := next((record for record in records if record.in_flight), None):
+            return under_way
+        if promoted := self._promoted(closing=False):
+            return promoted
+        if self.limits.trials is None or len(records) < self.limits.trials:
+            source, config = self._propose(records)
+            if config is not None:
+                pause = config.get("tuner/epochs") or self.scheduler.pause(len(records))
+                return self.ledger.begin(config, pause, source)
+            self.ended = "every configuration of the space was tried"
+        else:
+            self.ended = f"{len(records)} trials are done"
+        return self._promoted(closing=True)
+
+    def _promoted(self, closing: bool) -> Record | None:
+        found = self.scheduler.promotion(self.ledger.records, closing)
+        if found is None:
+            return None
+        record = self.ledger.records[found[0]]
+        record.until = found[1]
+        self.ledger.update(record)
+        return record
+
+    def _propose(self, records: Sequence[Record]) -> tuple[str, dict[str, Any] | None]:
+        """Returns where the next configuration is from, and the configuration; None where the space is exhausted."""
+        number = len(records)
+        if number < len(self.place.enqueued):
+            entry = self.place.enqueued[number]
+            return entry["source"], dict(entry["config"])
+        observations = [Observation(record.config, record.curve, record.state in ("diverged", "failed"), record.pause) for record in records]
+        return self.settings.sampler, self.proposer.propose(observations, number)
+
+    def _advance(self, record: Record) -> None:
+        """Trains one trial to its next pause, and writes down what came of it."""
+        self._show(record, None)
+        began = time.monotonic()
+        try:
+            segment = self.engine.run(
+                self.subject.job(_own(record.config)),  # type: ignore[arg-type]  # each engine takes its own subject's
+                record.until,
+                self._snapshot(record),
+                lambda row: self._epoch(record, row),
+                self.limits.deadline,
+            )
+        except Exception as error:
+            self._raise()
+            record.seconds += time.monotonic() - began
+            self._end(record, "failed", _reason(error))
+            if _out_of_memory(error):
+                del error
+                gc.collect()  # a Keras model is a ring of references
+            return
+        self._raise()
+        self.step_seconds += segment.step_seconds
+        record.seconds += time.monotonic() - began
+        for name in ("build_seconds", "step_seconds", "validation_seconds"):
+            setattr(record, name, getattr(record, name) + getattr(segment, name))
+        record.plain = segment.plain
+        if segment.state == "diverged":
+            self._end(record, "diverged", segment.message)
+        elif segment.state == "stopped" and segment.message != OUT_OF_TIME:
+            self._end(record, "pruned", f"others did better by epoch {record.epochs}")
+        elif segment.state == "completed" and record.until >= (record.config.get("tuner/epochs") or self.settings.epochs):
+            self._keep(record, segment.snapshot)
+            self._end(record, "completed")
+        else:
+            if segment.state == "completed":
+                self._keep(record, segment.snapshot)
+            self.ledger.update(record)
+            self._show(None, record)
+
+    def _snapshot(self, record: Record) -> Snapshot | None:
+        """Returns where a trial goes on: its own last pause, or that of the trial it continues."""
+        parent = record.config.get("tuner/trial_id")
+        return self.snapshots.take(record.number) or (self.snapshots.peek(int(parent)) if parent else None)
+
+    def _keep(self, record: Record, snapshot: Snapshot | None) -> None:
+        last = record.until >= self.settings.epochs
+        if snapshot is not None and not last:
+            self.snapshots.put(record, snapshot)
+
+    def _epoch(self, record: Record, row: Row) -> bool:
+        """Writes down an epoch; returns whether the trial ends there."""
+        epoch, accuracy = int(row["epoch"]), float(row["val_accuracy"])
+        if epoch in record.curve or epoch <= record.config.get("tuner/initial_epoch", 0):  # trained again, up to where it was paused
+            return False
+        try:
+            self.history.append(self._elapsed(), record.number, row)
+            self.ledger.report(record, epoch, accuracy)
+            self._show(record, None)
+        except BaseException as error:  # not the trial's fault: it must not count as a failed one
+            self.error = error
+            return True
+        return self.scheduler.stops(record, self.ledger.records)
+
+    def _raise(self) -> None:
+        if self.error is not None:
+            raise _writing(self.error, self.place.directory)
+        self.ledger.check()
+
+    def _end(self, record: Record, state: State, message: str = "") -> None:
+        self._write_end(record, state, message)
+        self._show(None, record)
+
+    def _write_end(self, record: Record, state: State, message: str) -> None:
+        self.ledger.finish(record, state, message, (lambda: write_trial(self.place.directory, record)) if self.tensorboard else None)
+        if not record.config.get("tuner/epochs"):
+            self.snapshots.drop(record.number)
+
+    def _close_paused(self) -> None:
+        """Ends what waits for a promotion that will not come."""
+        for record in self.ledger.records:
+            if record.paused:
+                self._write_end(record, "pruned", f"others did better by epoch {record.epochs}")
+
+    # -- what is told --------------------------------------------------------------------------------------------------
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.limits.started
+
+    def _elapsed(self) -> float:
+        return self.history.elapsed + self._seconds()
+
+    def _show(self, current: Record | None, ended: Record | None) -> None:
+        if self.on_trial is not None and ended is not None:
+            self.on_trial(self._trial(ended))
+        if self.watch is not None:
+            budget = math.inf if self.limits.budget is None else self.limits.budget
+            self.watch(Status(self.ledger.records, self._seconds(), budget, self.limits.trials, self.step_seconds, current, ended))
+
+    def _trial(self, record: Record) -> Trial:
+        state = "paused" if record.paused else "stopped" if record.state == "running" else record.state
+        measured = record.curve.get(record.epochs) if record.state not in ("diverged", "failed") else None
+        return Trial(
+            record.number,
+            state,
+            record.config,
+            self.subject.recipe(_own(record.config), record.epochs),
+            measured,
+            record.epochs,
+            round(record.seconds, 3),
+            record.message,
+            dict(record.curve),
+            record.source,
+            round(record.step_seconds, 3),
+            record.plain,
+        )
+
+    def _finish(self) -> SearchResult:
+        """Closes the record, whatever happened, and writes the answers."""
+        try:
+            self.ledger.suspend(waiting=True)
+        finally:
+            try:
+                self.ledger.close()
+            finally:
+                self.history.close()
+        result = self._result()
+        try:
+            result.trials.to_csv(self.place.directory / TABLE)
+            if result.ranking and result.best.recipe is not None:
+                write_recipe(result.best.recipe, self.place.directory / BEST_RECIPE)
+        except OSError as error:
+            raise _writing(error, self.place.directory) from None
+        return result
+
+    def _result(self) -> SearchResult:
+        seconds = self._seconds()
+        base = self.settings.recipe
+        return SearchResult(
+            TrialTable(self._trial(record) for record in self.ledger.records),
+            self.place.directory,
+            seconds,
+            overhead=max(0.0, 1 - self.step_seconds / seconds),
+            space=describe(self.subject.space),
+            ranges={
+                entry.name: (entry.min_value, entry.max_value, entry.sampling == "log")
+                for entry in self.subject.space.space
+                if hasattr(entry, "min_value")
+            },
+            epochs=self.settings.epochs,
+            whole_only=base is not None and (not repeats(base) or "schedule" in self.settings.vary),
+            elapsed=self._elapsed(),
+            ended=self.ended,
+        )
+
+
+class _Snapshots:
+    """The paused trials' states: in memory, the most promising ones within a limit; on disk too where that was asked for."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self.directory = directory
+        self.kept: dict[int, tuple[float, int, Snapshot]] = {}
+
+    def put(self, record: Record, snapshot: Snapshot) -> None:
+        size = sum(array.nbytes for array in snapshot.arrays.values())
+        self.kept[record.number] = (record.curve[record.epochs], size, snapshot)
+        while sum(size for _, size, _ in self.kept.values()) > MEMORY and len(self.kept) > 1:
+            del self.kept[min(self.kept, key=lambda number: self.kept[number][0])]
+        if self.directory is not None:
+            snapshot.write(self._path(self.directory, record.number))
+
+    def peek(self, number: int) -> Snapshot | None:
+        if number in self.kept:
+            return self.kept[number][2]
+        if self.directory is None or not (path := self._path(self.directory, number)).is_file():
+            return None
+        return Snapshot.read(path)
+
+    def take(self, number: int) -> Snapshot | None:
+        snapshot = self.peek(number)
+        self.kept.pop(number, None)
+        return snapshot
+
+    def drop(self, number: int) -> None:
+        self.kept.pop(number, None)
+        if self.directory is not None:
+            self._path(self.directory, number).unlink(missing_ok=True)
+
+    @staticmethod
+    def _path(directory: Path, number: int) -> Path:
+        return directory / f"trial-{number:04d}.npz"
+
+
+def _own(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what KerasTuner's Hyperband adds to it."""
+    return {name: value for name, value in config.items() if not name.startswith("tuner/")}
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a trial raised."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if _out_of_memory(error):
+        return f"out of memory: {line}"
+    return line if isinstance(error, UsageError) else f"{type(error).__name__}: {line}"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "ResourceExhausted" in type(error).__name__
+
+
+def _writing(error: BaseException, directory: Path) -> BaseException:
+    """An error of writing the record as one line."""
+    if not isinstance(error, OSError):
+        return error
+    return StudyError(f"{directory} cannot be written: {error.strerror or error}. What was finished is kept; make room, then go on.")
