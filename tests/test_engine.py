@@ -231,7 +231,7 @@ def test_a_snapshot_of_something_else_is_refused(engine: CompiledEngine, plain: 
 @pytest.mark.parametrize("until", [0, 4])
 def test_an_epoch_outside_the_recipe_is_refused(engine: CompiledEngine, plain: PlainEngine, until: int) -> None:
     for each in (engine, plain):
-        with pytest.raises(UsageError, match=f"an epoch from 1 to the recipe's 3. Received: {until}"):
+        with pytest.raises(UsageError, match=f"an epoch from 1 to the trial's 3. Received: {until}"):
             each.run(MLP, until)
 
 

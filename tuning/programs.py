@@ -43,23 +43,31 @@ COMPILED_BY_XLA = (
 class DeviceData:
     """Inputs and targets of training and validation, on the device once for all programs.
 
-    Attributes:
-        x: Training inputs, rows first.
-        y: Their targets.
-        validation: Inputs and targets; None for none.
+    Each is a tensor, samples first, or a list or dictionary of tensors.
     """
 
-    x: tf.Tensor
-    y: tf.Tensor
-    validation: tuple[tf.Tensor, tf.Tensor] | None = None
+    x: Any
+    y: Any
+    validation: tuple[Any, Any] | None = None
 
     @classmethod
     def of(cls, x: Any, y: Any, validation: tuple[Any, Any] | None = None) -> DeviceData:
         """Copies arrays to the device."""
-        return cls(tf.constant(x), tf.constant(y), None if validation is None else (tf.constant(validation[0]), tf.constant(validation[1])))
+        x, y = keras.tree.map_structure(tf.constant, (x, y))
+        return cls(x, y, keras.tree.map_structure(tf.constant, validation) if validation else None)
 
     def __len__(self) -> int:
-        return int(self.x.shape[0])
+        return samples(self.x)
+
+
+def samples(data: Any) -> int:
+    """Returns the number of samples in a tensor, or in a structure of tensors."""
+    return int(keras.tree.flatten(data)[0].shape[0])
+
+
+def gather(data: Any, rows: tf.Tensor) -> Any:
+    """Returns some samples of a tensor, or of each in a structure."""
+    return keras.tree.map_structure(lambda tensor: tf.gather(tensor, rows), data)
 
 
 @dataclass(frozen=True)
@@ -101,11 +109,13 @@ class Program:
         self.whole_steps = len(data) // self.batch_size
         self.rest = len(data) % self.batch_size if remainder else 0
         self.steps = self.whole_steps + (self.rest > 0)
+        self.rows = self.whole_steps * self.batch_size + self.rest
         self.steps_at_once = WINDOW
         self._build()
         self.jit = (self.steps >= XLA_FROM_STEPS and suits_xla(model)) if jit is None else jit
         self._train = tf.function(self._train_steps, autograph=False, jit_compile=self.jit)
         self._test = tf.function(self._test_steps, autograph=False, jit_compile=self.jit)
+        self._compile()
 
     def _build(self) -> None:
         """Makes all variables, which cannot be made inside a loop of the graph."""
@@ -114,7 +124,7 @@ class Program:
         if not optimizer.built:
             optimizer.build(model.trainable_variables)
         optimizer.learning_rate = self.rates
-        x, y = self.data.x[:1], self.data.y[:1]
+        x, y = gather((self.data.x, self.data.y), tf.constant([0]))
         model.compute_metrics(x, y, model(x), None)
         model.reset_metrics()
         self.loss = next(metric for metric in model.metrics if metric.name == "loss")
@@ -135,9 +145,9 @@ class Program:
 
     # -- work ----------------------------------------------------------------------------------------------------------
 
-    def compile(self) -> None:
+    def _compile(self) -> None:
         """Traces and compiles everything, training nothing."""
-        rows = tf.zeros(self.whole_steps * self.batch_size + self.rest, tf.int32)
+        rows = tf.zeros(self.rows, tf.int32)
         numbers = tf.ones(len(self.slots.places), tf.float64)
         self._train(rows, tf.zeros(self.steps), numbers, tf.constant(0), tf.constant(0), tf.constant(math.nan))
         if self.data.validation is not None:
@@ -162,7 +172,9 @@ class Program:
         return progress
 
     def evaluate(self, numbers: tf.Tensor) -> dict[str, float]:
-        """Returns Keras's metrics over the validation data."""
+        """Returns Keras's metrics over the validation data; none without any."""
+        if self.data.validation is None:
+            return {}
         return {name: float(value) for name, value in self._test(numbers).items()}
 
     def _train_steps(self, rows: Any, rates: Any, numbers: Any, first: Any, last: Any, start: Any) -> tuple[Any, ...]:
@@ -191,7 +203,7 @@ class Program:
         return 0
 
     def _step(self, rows: Any) -> None:
-        self.model.train_step((tf.gather(self.data.x, rows), tf.gather(self.data.y, rows)))
+        self.model.train_step(gather((self.data.x, self.data.y), rows))
 
     def _look(self, step: Any, start: Any, before: Any, seen: Any, loss: Any, diverged: Any) -> tuple[Any, ...]:
         """Looks at the loss at the end of every window; `before` and `seen` are Keras's sums at its start."""
@@ -205,19 +217,18 @@ class Program:
 
     def _test_steps(self, numbers: Any) -> dict[str, Any]:
         assert self.data.validation is not None
-        x, y = self.data.validation
-        count, size = int(x.shape[0]), min(VALIDATION_BATCH, int(x.shape[0]))
+        count = samples(self.data.validation)
+        size = min(VALIDATION_BATCH, count)
         with self.slots.filled(numbers):
             self.model.reset_metrics()
 
             def body(batch: Any) -> tuple[Any]:
-                rows = batch * size + tf.range(size)
-                self.model.test_step((tf.gather(x, rows), tf.gather(y, rows)))
+                self.model.test_step(gather(self.data.validation, batch * size + tf.range(size)))
                 return (batch + 1,)
 
             tf.while_loop(lambda batch: batch < count // size, body, (0,), parallel_iterations=1)
             if count % size:
-                self.model.test_step((x[count // size * size :], y[count // size * size :]))
+                self.model.test_step(gather(self.data.validation, tf.range(count // size * size, count)))
             return self.model.get_metrics_result()
 
 
@@ -244,7 +255,7 @@ class _Table(keras.optimizers.schedules.LearningRateSchedule):
 def learning_rates(schedule: float | Callable[[Any], Any], first: int, steps: int) -> numpy.ndarray:
     """Returns the learning rates of some steps as float32, exactly as the schedule gives them one by one."""
     if not callable(schedule):
-        return numpy.full(steps, schedule, "float32")
+        return numpy.full(steps, float(schedule), "float32")
     wanted = tf.range(first, first + steps, dtype=tf.int64)
     try:
         values = numpy.asarray(schedule(wanted), "float32")  # Keras's schedules are made of operations on each element

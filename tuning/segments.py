@@ -147,10 +147,10 @@ class Engine(Protocol):
         ...
 
 
-def check_until(recipe: Recipe, until: int) -> None:
-    """Raises UsageError unless a recipe can pause at that epoch."""
-    if not 1 <= until <= recipe.epochs:
-        raise UsageError(f"until must be an epoch from 1 to the recipe's {recipe.epochs}. Received: {until!r}.")
+def check_until(trial: Recipe | Point, until: int) -> None:
+    """Raises UsageError unless a trial can pause at that epoch."""
+    if not 1 <= until <= trial.epochs:
+        raise UsageError(f"until must be an epoch from 1 to the trial's {trial.epochs}. Received: {until!r}.")
 
 
 def has_diverged(loss: float, start: float) -> bool:
@@ -194,35 +194,59 @@ class PlainEngine:
         check_until(recipe, until)
         began = time.perf_counter()
         run = TrainingRun(recipe, self.training, self.validation)
-        run.trainer.steps_per_execution = 1  # each step's loss is looked at
-        if snapshot is not None:
-            _restore(run, snapshot)
-        watch = _Watch(run, until, snapshot, on_epoch, deadline)
-        built = time.perf_counter() - began
-        if run.epoch < until:
-            try:
-                run.fit(watch)
-            except _Ended:
-                pass
-            except TrainingError:  # raised by the run itself
-                watch.end("diverged", divergence(math.nan, watch.start, run.epoch + 1))
+        segment = train_plainly(run, until, snapshot, on_epoch, deadline, time.perf_counter() - began, self.reason)
         del run
         gc.collect()  # a Keras model is a ring of references
-        return Segment(
-            watch.state,
-            tuple(watch.history),
-            None if watch.state == "diverged" else watch.snapshot,
-            watch.message,
-            built + watch.clock["build"],
-            watch.clock["step"],
-            watch.clock["validation"],
-            self.reason,
-        )
+        return segment
 
 
-def _restore(run: TrainingRun, snapshot: Snapshot) -> None:
+class Run(Protocol):
+    """What `train_plainly` asks of a run in training."""
+
+    trainer: keras.Model
+    steps: int
+    epoch: int
+    history: list[dict[str, float]]
+    best: list[numpy.ndarray]
+
+    def fit(self, *callbacks: keras.callbacks.Callback) -> None:
+        """Trains all epochs that are left, and keeps `epoch` and `history`."""
+
+
+def train_plainly(run: Run, until: int, snapshot: Snapshot | None, on_epoch: OnEpoch | None, deadline: float, built: float, reason: str) -> Segment:
+    """Trains a new run, whose optimizer is built, by Keras's `fit` up to an epoch; see `Engine.run`."""
+    began = time.perf_counter()
+    run.trainer.steps_per_execution = 1  # each step's loss is looked at
+    if snapshot is not None:
+        _restore(run, snapshot)
+    watch = _Watch(run, until, snapshot, on_epoch, deadline)
+    built += time.perf_counter() - began
+    if run.epoch < until:
+        try:
+            run.fit(watch)
+        except _Ended:
+            pass
+        except TrainingError:  # raised by a run that sees for itself
+            watch.end("diverged", divergence(math.nan, watch.start, run.epoch + 1))
+    return Segment(
+        watch.state,
+        tuple(watch.history),
+        None if watch.state == "diverged" else watch.snapshot,
+        watch.message,
+        built + watch.clock["build"],
+        watch.clock["step"],
+        watch.clock["validation"],
+        reason,
+    )
+
+
+def _variables(run: Run) -> list[Any]:
+    return [*run.trainer.variables, *run.trainer.optimizer.variables]
+
+
+def _restore(run: Run, snapshot: Snapshot) -> None:
     """Puts a new run where a snapshot was taken."""
-    variables = run._variables()
+    variables = _variables(run)
     try:
         values = [snapshot.arrays[f"variable_{index}"] for index in range(len(variables))]
         for variable, value in zip(variables, values, strict=True):
@@ -233,9 +257,9 @@ def _restore(run: TrainingRun, snapshot: Snapshot) -> None:
     run.best = [snapshot.arrays[f"best_{index}"] for index in range(sum(name.startswith("best_") for name in snapshot.arrays))]
 
 
-def _take(run: TrainingRun, start: float) -> Snapshot:
+def _take(run: Run, start: float) -> Snapshot:
     """Copies a run's state to the host."""
-    arrays = {f"variable_{index}": keras.ops.convert_to_numpy(variable).copy() for index, variable in enumerate(run._variables())}
+    arrays = {f"variable_{index}": keras.ops.convert_to_numpy(variable).copy() for index, variable in enumerate(_variables(run))}
     arrays |= {f"best_{index}": value for index, value in enumerate(run.best)}
     return Snapshot(run.epoch, arrays, tuple(dict(row) for row in run.history), start)
 
@@ -264,7 +288,7 @@ class _Clock:
 class _Watch(keras.callbacks.Callback):
     """Ends a stretch of training at its epoch, at the deadline, on divergence, or when `on_epoch` says so."""
 
-    def __init__(self, run: TrainingRun, until: int, snapshot: Snapshot | None, on_epoch: OnEpoch | None, deadline: float) -> None:
+    def __init__(self, run: Run, until: int, snapshot: Snapshot | None, on_epoch: OnEpoch | None, deadline: float) -> None:
         super().__init__()
         self.run, self.until, self.snapshot, self.on_epoch, self.deadline = run, until, snapshot, on_epoch, deadline
         self.start = math.nan if snapshot is None else snapshot.start
