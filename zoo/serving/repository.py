@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ServingError
+from zoo.errors import MissingExtraError, ServingError
 from zoo.export import MODELS_CONFIG, model_names, versions
+from zoo.files import write_text
+from zoo.serving.status import Code
 
-_TOKEN = re.compile(r"""\s+|\#[^\n]*|(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<sign>[{}:;,\[\]])|(?P<word>[^\s{}:;,\[\]"'#]+)""")
+PLATFORM = "tensorflow"
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,26 @@ class ModelSource:
     chosen: tuple[int, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict)
 
-    def versions(self) -> list[int]:
-        """Returns the versions to serve, ascending.
+    def aspired(self) -> dict[int, Path] | None:
+        """Returns the versions that there are and that the policy serves, ascending, with their folders.
 
-        Raises:
-            ServingError: The folder holds no version, or a chosen one is missing.
+        None where the base folder itself is missing: that is no reason to unload anything.
         """
-        found = versions(self.base_path)
-        if not found:
-            raise ServingError(
-                f"No versions of model {self.name} found under {self.base_path}. "
-                f"A version is a folder named by a whole number, such as {self.base_path}/1."
-            )
+        try:
+            children = [child for child in self.base_path.iterdir() if child.name.isascii() and child.name.isdecimal() and child.is_dir()]
+        except OSError:
+            return None
+        found = {int(child.name): child for child in sorted(children, key=lambda child: (int(child.name), child.name))}
         if self.policy == "specific":
-            if missing := sorted(set(self.chosen) - set(found)):
-                raise ServingError(f"Model {self.name} has no version {missing[0]} under {self.base_path}. It has: {', '.join(map(str, found))}.")
-            return sorted(self.chosen)
-        return found if self.policy == "all" else found[-self.count :]
+            return {version: path for version, path in found.items() if version in self.chosen}
+        return found if self.policy == "all" else dict(list(found.items())[-max(self.count, 1) :])
+
+    def missing(self) -> str:
+        """Returns what to say where no version is found."""
+        return (
+            f"No versions of servable {self.name} found under base path {self.base_path}. "
+            f"A version is a folder named by a whole number, such as {self.base_path}/1."
+        )
 
 
 def find_models(repository: str | Path) -> list[ModelSource]:
@@ -81,80 +85,95 @@ def read_models_config(path: str | Path) -> list[ModelSource]:
     repository is mounted at some absolute path, and a checkout.
 
     Raises:
+        ServingError: The file cannot be read or parsed, or TF Serving would not take it.
+        MissingExtraError: The extra `serve` is not installed.
+    """
+    try:
+        from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"Reading {path} needs {error.name}: pip install 'neuron-zoo[serve]'") from None
+
+    sources = sources_of(read_text_message(path, ModelServerConfig()))
+    return [_beside(source, Path(path).parent) for source in sources]
+
+
+def read_text_message(path: str | Path, message: Any) -> Any:
+    """Reads a message in protocol buffer text format.
+
+    Raises:
         ServingError: The file cannot be read or parsed.
     """
-    path = Path(path)
+    from google.protobuf import text_format
+
     try:
-        config = _message(_tokens(path.read_text(encoding="utf-8")))
-        entries = [entry for models in config.get("model_config_list", []) for entry in models.get("config", [])]
-        return [_source(entry, path.parent) for entry in entries]
+        return text_format.Parse(Path(path).read_bytes(), message)
     except OSError as error:
         raise ServingError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ServingError(f"Error parsing text-format tensorflow.serving.ModelServerConfig: {path}: {error}.") from None
+    except (text_format.ParseError, ValueError) as error:
+        raise ServingError(f"Error parsing text-format {message.DESCRIPTOR.full_name}: {path}: {error}", Code.INVALID_ARGUMENT) from None
 
 
-def _source(entry: Mapping[str, list[Any]], folder: Path) -> ModelSource:
-    name, base_path = entry["name"][0], Path(entry["base_path"][0])
-    if not base_path.exists():
-        base_path = folder / base_path.name
-    policy = entry.get("model_version_policy", [{}])[0]
-    kind = next(iter(policy), "latest")
-    details = policy.get(kind, [{}])[0]
+def write_config(path: Path, sources: Sequence[ModelSource]) -> Path:
+    """Writes models to a `models.config` that TF Serving takes as it is, with absolute paths."""
+    from google.protobuf import text_format
+    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+    config = ModelServerConfig()
+    for source in sources:
+        entry = config.model_config_list.config.add(name=source.name, base_path=str(source.base_path.resolve()), model_platform=PLATFORM)
+        policy = entry.model_version_policy
+        if source.policy == "all":
+            policy.all.SetInParent()
+        elif source.policy == "specific":
+            policy.specific.versions.extend(source.chosen)
+        else:
+            policy.latest.num_versions = source.count
+        for label, version in source.labels.items():
+            entry.version_labels[label] = version
+    write_text(path, text_format.MessageToString(config))
+    return path
+
+
+def sources_of(config: Any) -> list[ModelSource]:
+    """Returns the models of a ModelServerConfig.
+
+    Raises:
+        ServingError: TF Serving would not take it; the message is TF Serving's.
+    """
+    if config.WhichOneof("config") == "custom_model_config":
+        raise ServingError("Only ModelConfigList is supported, not custom_model_config.", Code.INVALID_ARGUMENT)
+    entries = config.model_config_list.config
+    for index, entry in enumerate(entries):
+        if any(entry.name == earlier.name for earlier in entries[:index]):
+            raise ServingError(f"Illegal to list model {entry.name} multiple times in config list", Code.INVALID_ARGUMENT)
+        if not entry.base_path.startswith("/"):
+            raise ServingError(
+                f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}", Code.INVALID_ARGUMENT
+            )
+    return [_source(entry) for entry in entries]
+
+
+def _source(entry: Any) -> ModelSource:
+    platform = entry.model_platform or (PLATFORM if entry.model_type else "")
+    if not platform:
+        raise ServingError(
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform.", Code.INVALID_ARGUMENT
+        )
+    if platform != PLATFORM:
+        raise ServingError(f"Model {entry.name} requests unsupported platform {platform}", Code.INVALID_ARGUMENT)
+    policy = entry.model_version_policy
     return ModelSource(
-        name=name,
-        base_path=base_path,
-        policy=kind,
-        count=int(details.get("num_versions", ["1"])[0]),
-        chosen=tuple(int(version) for version in details.get("versions", [])),
-        labels={label["key"][0]: int(label["value"][0]) for label in entry.get("version_labels", [])},
+        name=entry.name,
+        base_path=Path(entry.base_path),
+        policy={"all": "all", "specific": "specific"}.get(policy.WhichOneof("policy_choice"), "latest"),
+        count=policy.latest.num_versions or 1,
+        chosen=tuple(policy.specific.versions),
+        labels=dict(entry.version_labels),
     )
 
 
-def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    """The text's tokens as `(kind, value)`; comments and white space fall away."""
-    at = 0
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if match is None:
-            raise ValueError(f"unexpected {text[at]!r} in line {text.count(chr(10), 0, at) + 1}")
-        at = match.end()
-        if match.lastgroup == "text":
-            yield "text", match["text"][1:-1].encode().decode("unicode_escape")
-        elif match.lastgroup:
-            yield match.lastgroup, match[match.lastgroup]
-
-
-def _message(tokens: Iterator[tuple[str, str]], nested: bool = False) -> dict[str, list[Any]]:
-    """A message as field name -> values; a nested message is a dict, everything else a string."""
-    fields: dict[str, list[Any]] = {}
-    for kind, name in tokens:
-        if (kind, name) == ("sign", "}") and nested:
-            return fields
-        if kind == "sign" and name in ";,":
-            continue
-        if kind != "word":
-            raise ValueError(f"expected a field name, found {name!r}")
-        kind, value = next(tokens, ("end", ""))
-        if (kind, value) == ("sign", ":"):
-            kind, value = next(tokens, ("end", ""))
-        if (kind, value) == ("sign", "{"):
-            fields.setdefault(name, []).append(_message(tokens, nested=True))
-        elif (kind, value) == ("sign", "["):
-            fields.setdefault(name, []).extend(_items(tokens))
-        elif kind in ("text", "word"):
-            fields.setdefault(name, []).append(value)
-        else:
-            raise ValueError(f"expected a value of {name}, found {value or 'the end of the file'!r}")
-    if nested:
-        raise ValueError("a '{' is never closed")
-    return fields
-
-
-def _items(tokens: Iterator[tuple[str, str]]) -> Iterator[str]:
-    for kind, value in tokens:
-        if (kind, value) == ("sign", "]"):
-            return
-        if kind != "sign":
-            yield value
-    raise ValueError("a '[' is never closed")
+def _beside(source: ModelSource, folder: Path) -> ModelSource:
+    sibling = folder / source.base_path.name
+    if source.base_path.exists() or not sibling.exists():
+        return source
+    return ModelSource(source.name, sibling, source.policy, source.count, source.chosen, source.labels)

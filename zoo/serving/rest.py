@@ -1,218 +1,285 @@
-"""TF Serving's REST interface: paths, methods, statuses and messages."""
+"""TF Serving's REST interface: paths, methods, statuses and messages, as an ASGI application."""
 
 from __future__ import annotations
 
-import gzip
+import asyncio
+import contextlib
 import json
+import logging
 import re
+import time
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route
-
-from zoo.errors import ServingError
-from zoo.serving import json_codec
-from zoo.serving.json_codec import BadRequest
-from zoo.serving.repository import ModelSource
-from zoo.serving.servable import Servable
+from zoo.serving import inference, json_codec, json_parser
+from zoo.serving.inference import SIGNATURE_FIELD
+from zoo.serving.servable import DEFAULT_SIGNATURE
+from zoo.serving.status import Code, StatusError, failed_precondition, invalid_argument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from zoo.serving.metrics import Metrics
+    from zoo.serving.service import Service
 
-MAXIMUM_BODY = 100 * 1024 * 1024
+logger = logging.getLogger(__name__)
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+GZIP_LIMIT = 100 * 1024 * 1024
+JSON = "application/json"
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-_PREDICT = re.compile(rf"/v1/models/(?P<model>[^/:]+){_VERSION}:(?P<method>predict|classify|regress)", re.IGNORECASE)
-_METADATA = re.compile(rf"/v1/models/(?P<model>[^/:]+){_VERSION}/metadata", re.IGNORECASE)
-_STATUS = re.compile(rf"/v1/models/(?P<model>[^/:]+){_VERSION}", re.IGNORECASE)
+_INFERENCE = re.compile(rf"/v1/models/(?P<model>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
+_STATUS = re.compile(rf"/v1/models(?:/(?P<model>[^/:]+))?{_VERSION}(?:/(?P<part>metadata))?", re.IGNORECASE | re.ASCII)
+_CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Methods": "POST, GET", "Access-Control-Allow-Headers": "Content-Type"}
 
 
-class RestError(Exception):
-    """An answer that is an error: an HTTP status and TF Serving's message."""
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask of a server that others use too.
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status, self.message = status, message
-
-
-@dataclass
-class ServedModel:
-    """A model's loaded versions, and why others could not be loaded."""
-
-    source: ModelSource
-    loaded: dict[int, Servable] = field(default_factory=dict)
-    failed: dict[int, str] = field(default_factory=dict)
-
-
-class Models:
-    """The models that a server has loaded, by name."""
-
-    def __init__(self, sources: Iterable[ModelSource]) -> None:
-        self.served: dict[str, ServedModel] = {}
-        for source in sources:
-            model = ServedModel(source)
-            self.served[source.name] = model
-            for version in self._versions(model):
-                try:
-                    model.loaded[version] = Servable(source.base_path / str(version))
-                except ServingError as error:
-                    model.failed[version] = str(error)
-
-    @staticmethod
-    def _versions(model: ServedModel) -> list[int]:
-        try:
-            return model.source.versions()
-        except ServingError as error:
-            model.failed[0] = str(error)
-            return []
-
-    def select(self, groups: Mapping[str, str | None]) -> tuple[int, Servable]:
-        """Returns the version that a path asks for, or raises as TF Serving does."""
-        name = unquote(groups["model"] or "")
-        model = self.served.get(name)
-        if groups["label"] is not None:
-            label = unquote(groups["label"])
-            if model is None or label not in model.source.labels:
-                raise RestError(400, f"Unrecognized servable version label: {label}")
-            wanted: int | None = model.source.labels[label]
-        else:
-            wanted = None if groups["version"] is None else int(groups["version"])
-        if model is None or not model.loaded or (wanted is not None and wanted not in model.loaded):
-            raise RestError(404, f"Servable not found for request: {f'Latest({name})' if wanted is None else f'Specific({name}, {wanted})'}")
-        version = max(model.loaded) if wanted is None else wanted
-        return version, model.loaded[version]
-
-    def status(self, groups: Mapping[str, str | None]) -> dict[str, Any]:
-        """Returns the states of a model's versions, the newest first."""
-        name = unquote(groups["model"] or "")
-        model = self.served.get(name)
-        states = {} if model is None else {**dict.fromkeys(model.loaded, ""), **{number: text for number, text in model.failed.items() if number}}
-        if not states:
-            raise RestError(404, f"Could not find any versions of model {name}")
-        if groups["version"] is not None:
-            wanted = int(groups["version"])
-            if wanted not in states:
-                raise RestError(404, f"Could not find version {wanted} of model {name}")
-            states = {wanted: states[wanted]}
-        return {"model_version_status": [_state(version, states[version]) for version in sorted(states, reverse=True)]}
-
-    def close(self) -> None:
-        """Frees every session."""
-        for model in self.served.values():
-            for servable in model.loaded.values():
-                servable.close()
-
-
-def _state(version: int, error: str) -> dict[str, Any]:
-    status = {"error_code": "UNKNOWN", "error_message": error} if error else {"error_code": "OK", "error_message": ""}
-    return {"version": str(version), "state": "END" if error else "AVAILABLE", "status": status}
-
-
-def application(models: Models, maximum_body: int = MAXIMUM_BODY) -> Starlette:
-    """Returns the ASGI application that answers for the models.
-
-    Args:
-        models: What it serves.
-        maximum_body: Bytes; a larger body, also once it is unpacked, is answered with 413.
+    Attributes:
+        body_bytes: A larger body is answered with 413; so is one that unpacks to more than 100 MiB.
+        timeout_seconds: A request that takes longer is answered with 504, and one that waited so long for a thread with 429;
+            0 for no limit.
+        threads: How many requests are answered at the same time.
+        waiting: How many more may wait for a thread; the next is answered with 503.
     """
 
-    async def answer(request: Request) -> Response:
+    body_bytes: int = 256 * 1024 * 1024
+    timeout_seconds: float = 30.0
+    threads: int = 8
+    waiting: int = 1000
+
+
+class RestApplication:
+    """The ASGI application.
+
+    Args:
+        service: The models and how requests are answered.
+        limits: What one client may ask.
+        cors: Whether pages of other origins may call.
+        metrics: Where requests are recorded, or None.
+        metrics_path: Where the record is shown, or None.
+    """
+
+    def __init__(
+        self, service: Service, limits: Limits | None = None, *, cors: bool = False, metrics: Metrics | None = None, metrics_path: str | None = None
+    ) -> None:
+        self._service, self._limits = service, limits or Limits()
+        self._metrics, self._metrics_path = metrics, metrics_path
+        self._headers = [(b"content-type", JSON.encode())]
+        self._cors = cors
+        if cors:
+            self._headers += [(name.lower().encode(), value.encode()) for name, value in _CORS.items()]
+        self._pool = ThreadPoolExecutor(self._limits.threads, thread_name_prefix="rest")
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] != "http":
+            return
+        path = _raw_path(scope)
+        if self._metrics is not None and path == self._metrics_path:
+            await _respond(send, 200, [(b"content-type", b"text/plain")], self._metrics.page().encode())
+            return
         try:
-            return await _answer(models, request, maximum_body)
-        except RestError as error:
-            return _json({"error": error.message}, error.status)
-        except BadRequest as error:
-            return _json({"error": str(error)}, 400)
-        except ClientDisconnect:
-            return _json({"error": "The client closed the connection"}, 499)
+            status, body = 200, await self._answer(scope, path, receive)
+        except StatusError as error:
+            status, body = error.http, json_codec.encode_error(error.message)
+        except _Disconnected:
+            return
+        except Exception as error:  # ours, and no request should cause one
+            logger.exception("%s %s failed", scope["method"], path)
+            status, body = 500, json_codec.encode_error(f"{type(error).__name__}: {error}")
+        await _respond(send, status, self._headers, body)
 
-    methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
-    return Starlette(routes=[Route("/{path:path}", answer, methods=methods)])
+    def close(self) -> None:
+        """Lets go of the threads; those that still run end with what they do."""
+        self._pool.shutdown(wait=False)
 
-
-async def _answer(models: Models, request: Request, maximum_body: int) -> Response:
-    path = request.scope.get("raw_path", b"").decode("ascii", errors="replace").partition("?")[0] or request.url.path
-    query = f"?{request.url.query}" if request.url.query else ""
-    malformed = RestError(400, f"Malformed request: {request.method} {path}{query}")
-    if not path.lower().startswith("/v1/"):
-        raise RestError(404, "Not Found")
-    if request.method == "POST" and not query and (match := _PREDICT.fullmatch(path)):
-        body = await _body(request, maximum_body)
-        if match["method"].lower() != "predict":
-            raise RestError(501, f"{match['method']} is not supported by this server; use predict")
-        return Response(await run_in_threadpool(_predict, models, match.groupdict(), body), media_type="application/json")
-    if request.method == "GET" and not query and (match := _METADATA.fullmatch(path)):
-        return Response(_metadata(models, match.groupdict()), media_type="application/json")
-    if request.method == "GET" and (match := _STATUS.fullmatch(path)):
+    async def _answer(self, scope: Scope, path: str, receive: Receive) -> bytes:
+        method: str = scope["method"]
+        if path[:4].lower() != "/v1/":
+            raise StatusError(Code.NOT_FOUND, "Not Found")
+        if self._cors and method == "OPTIONS":
+            if any(name == b"origin" for name, _ in scope["headers"]):
+                return b""
+            raise failed_precondition("Origin header is missing in CORS preflight")
+        match = {"POST": _INFERENCE, "GET": _STATUS}[method].fullmatch(path) if method in ("POST", "GET") else None
+        if match is None:
+            raise invalid_argument(f"Malformed request: {method} {path}")
         groups = match.groupdict()
-        return _json(models.status({**groups, "model": (groups["model"] or "") + query}))
-    if request.method == "GET" and path.lower().rstrip("/") == "/v1/models":
-        raise RestError(400, "Missing model name in request.")
-    raise malformed
+        target = (_decoded(groups["model"] or ""), _version(groups["version"]), None if groups["label"] is None else _decoded(groups["label"]))
+        if method == "GET":
+            return await self._in_thread(self._about, *target, groups["part"])
+        body = await self._body(scope, receive)
+        # The path ignores case, but the name of the method does not.
+        answer = {"predict": self._predict, "classify": self._classify, "regress": self._regress}.get(groups["method"])
+        if answer is None:
+            raise invalid_argument(f"Malformed request: {method} {path}")
+        return await self._in_thread(self._recorded, answer, groups["method"].title(), *target, body)
+
+    async def _in_thread(self, function: Callable[..., bytes], *arguments: Any) -> bytes:
+        """Runs a function in a thread, within the limits."""
+        limits, started = self._limits, False
+
+        def run() -> bytes:
+            nonlocal started
+            started = True
+            return function(*arguments)
+
+        if self._under_way >= limits.threads + limits.waiting:
+            raise StatusError(Code.UNAVAILABLE, f"The request queue is full: {limits.waiting} requests are waiting.")
+        future = self._pool.submit(run)
+        self._under_way += 1
+        loop = asyncio.get_running_loop()
+
+        def done(_: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody counts any more
+                loop.call_soon_threadsafe(self._done)
+
+        future.add_done_callback(done)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), limits.timeout_seconds or None)
+        except TimeoutError:
+            if not started:
+                raise StatusError(
+                    Code.RESOURCE_EXHAUSTED, f"The request waited longer than {limits.timeout_seconds * 1000:g} ms for its turn."
+                ) from None
+            raise StatusError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification") from None
+
+    def _done(self) -> None:
+        self._under_way -= 1
+
+    def _recorded(self, answer: Callable[..., bytes], api: str, name: str, *arguments: Any) -> bytes:
+        if self._metrics is None:
+            return answer(name, *arguments)
+        began, status = time.perf_counter(), Code.INTERNAL
+        try:
+            body = answer(name, *arguments)
+            status = Code.OK
+            return body
+        except StatusError as error:
+            status = error.code
+            raise
+        finally:
+            self._metrics.request(name, api, "REST", status.name, time.perf_counter() - began)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """Reads the request's body, unpacked, and never more of it than the limit."""
+        limit, chunks, size, more = self._limits.body_bytes, list[bytes](), 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Disconnected
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+            size += len(chunk)
+            if size > limit:
+                raise StatusError(Code.RESOURCE_EXHAUSTED, f"The request's body is larger than {limit} bytes", http=413)
+            chunks.append(chunk)
+        body = b"".join(chunks)
+        packed = any(name == b"content-encoding" and b"gzip" in value for name, value in scope["headers"])
+        return _unpack(body, min(limit, GZIP_LIMIT)) if packed else body
+
+    def _predict(self, name: str, version: int | None, label: str | None, body: bytes) -> bytes:
+        document = json_parser.parse(body)
+        wanted = json_codec.signature_name(document)
+        with self._service.manager.lease(name, version, label) as (_, servable):
+            signature = servable.signature(wanted)
+            if signature is None:
+                raise invalid_argument(f'Serving signature name: "{wanted or DEFAULT_SIGNATURE}" not found in signature def')
+            if not signature.inputs:
+                raise invalid_argument(f"Failed to get input map for signature: {wanted or 'DEFAULT'}")
+            arrays, rows = json_codec.decode(document, signature.inputs, body)
+            outputs = inference.predict_arrays(servable, wanted, arrays, options=self._service.options(name, "Predict"))
+        return json_codec.encode(outputs, rows)
+
+    def _classify(self, name: str, version: int | None, label: str | None, body: bytes) -> bytes:
+        document = json_parser.parse(body)
+        wanted, examples, options = json_codec.signature_name(document), json_codec.decode_examples(document), self._service.options(name, "Classify")
+        with self._service.manager.lease(name, version, label) as (_, servable):
+            signature = inference.classification_signature(servable, wanted, options)
+            rows = inference.rows_of_classes(*inference.classify_examples(signature, examples, options))
+        return json_codec.encode_results([[[json_codec.text(label), json_codec.shortest(score)] for label, score in row] for row in rows])
+
+    def _regress(self, name: str, version: int | None, label: str | None, body: bytes) -> bytes:
+        document = json_parser.parse(body)
+        wanted, examples, options = json_codec.signature_name(document), json_codec.decode_examples(document), self._service.options(name, "Regress")
+        with self._service.manager.lease(name, version, label) as (_, servable):
+            signature = inference.regression_signature(servable, wanted, options)
+            values = inference.regress_examples(signature, examples, options)
+        return json_codec.encode_results([json_codec.shortest(value) for value in values])
+
+    def _about(self, name: str, version: int | None, label: str | None, part: str | None) -> bytes:
+        from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
+        from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+
+        if not name:
+            raise invalid_argument("Missing model name in request.")
+        if part != "metadata":
+            return _json(_message(self._service.status(_addressed(GetModelStatusRequest(), name, version, label))))
+        request = _addressed(GetModelMetadataRequest(metadata_field=[SIGNATURE_FIELD]), name, version, label)
+        response, signatures = self._service.metadata(request), SignatureDefMap()
+        response.metadata[SIGNATURE_FIELD].Unpack(signatures)
+        return _json({"model_spec": _message(response.model_spec), "metadata": {SIGNATURE_FIELD: _message(signatures)}})
 
 
-async def _body(request: Request, maximum: int) -> bytes:
-    """Reads the request's body, unpacked, and never more of it than the maximum."""
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > maximum:
-            raise RestError(413, f"The request's body is larger than {maximum} bytes")
-        chunks.append(chunk)
-    body = b"".join(chunks)
-    if request.headers.get("content-encoding", "").lower() != "gzip":
-        return body
+class _Disconnected(Exception):
+    """The client went away."""
+
+
+def _raw_path(scope: Scope) -> str:
+    """The path and the query as they came."""
+    path: str = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+    query: str = scope["query_string"].decode("latin-1")
+    return f"{path.partition('?')[0]}?{query}" if query or path.endswith("?") else path
+
+
+def _decoded(text: str) -> str:
+    return unquote(text.encode("latin-1").decode("utf-8", "replace"), errors="replace")
+
+
+def _version(text: str | None) -> int | None:
+    if text is not None and int(text[:40]) >= 2**63:
+        raise invalid_argument(f"Failed to convert version: {text} to numeric.")
+    return None if text is None else int(text)
+
+
+def _unpack(body: bytes, limit: int) -> bytes:
+    """Unpacks gzip; a body that is none is an empty one, as in TF Serving."""
+    unpacker = zlib.decompressobj(wbits=31)
     try:
-        unpacked = zlib.decompressobj(wbits=31).decompress(body, maximum + 1)
-    except (zlib.error, gzip.BadGzipFile):
+        unpacked = unpacker.decompress(body, limit + 1)
+    except zlib.error:
         return b""
-    if len(unpacked) > maximum:
-        raise RestError(413, f"The request's body is larger than {maximum} bytes when unpacked")
-    return unpacked
+    if len(unpacked) > limit:
+        raise StatusError(Code.RESOURCE_EXHAUSTED, f"The request's body is larger than {limit} bytes when unpacked", http=413)
+    return unpacked if unpacker.eof else b""
 
 
-def _predict(models: Models, groups: Mapping[str, str | None], body: bytes) -> bytes:
-    import tensorflow as tf
-
-    document = json_codec.parse(body)
-    signature = json_codec.signature_name(document)
-    _, servable = models.select(groups)
-    if signature not in servable.signatures:
-        raise RestError(400, f'Serving signature name: "{signature}" not found in signature def')
-    arrays, rows = json_codec.decode(document, servable.inputs(signature))
-    try:
-        return json_codec.encode(servable.run(signature, arrays), rows)
-    except (tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError, tf.errors.OutOfRangeError) as error:
-        raise RestError(400, _brief(error)) from None
-    except tf.errors.UnimplementedError as error:
-        raise RestError(501, _brief(error)) from None
-    except ValueError as error:  # the session refuses an array of the wrong rank before any operation runs
-        raise RestError(400, str(error).partition("\n")[0]) from None
+def _addressed(request: Any, name: str, version: int | None, label: str | None) -> Any:
+    request.model_spec.name = name
+    if version is not None:
+        request.model_spec.version.value = version
+    if label is not None:
+        request.model_spec.version_label = label
+    return request
 
 
-def _brief(error: Any) -> str:
-    """An operation's message, cut as TF Serving cuts it."""
-    message = str(error.message)
-    return message if len(message) <= 1024 else f"{message[:1024]}...TRUNCATED"
-
-
-def _metadata(models: Models, groups: Mapping[str, str | None]) -> bytes:
+def _message(message: Any) -> dict[str, Any]:
     from google.protobuf import json_format
 
-    version, servable = models.select(groups)
-    signatures = {
-        name: json_format.MessageToDict(signature, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-        for name, signature in servable.signatures.items()
-    }
-    spec = {"name": unquote(groups["model"] or ""), "signature_name": "", "version": str(version)}
-    return json.dumps({"model_spec": spec, "metadata": {"signature_def": {"signature_def": signatures}}}, indent=1).encode()
+    return json_format.MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
-def _json(data: Any, status: int = 200) -> Response:
-    return Response(json.dumps(data, indent=4), status, media_type="application/json")
+def _json(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "replace")
+
+
+async def _respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
+    await send({"type": "http.response.body", "body": body})

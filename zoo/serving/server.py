@@ -11,138 +11,314 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import MissingExtraError, ServingError
 from zoo.serving.repository import ModelSource
+from zoo.serving.status import StatusError
 
 if TYPE_CHECKING:
-    from zoo.serving.rest import Models
+    from zoo.serving.batching import BatchingParameters
+    from zoo.serving.manager import Manager, ManagerOptions
 
 READY = "listening on "
+REST_PORT = 8501
+GRPC_PORT = 8500
 START_SECONDS = 120
 DRAIN_SECONDS = 30
 
 
-def serve(sources: Sequence[ModelSource], host: str = "127.0.0.1", port: int = 8501, announce: Callable[[Models, str], None] | None = None) -> None:
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where a server listens, and what it allows.
+
+    Attributes:
+        host: Address to listen on; the default is reachable from this machine alone.
+        rest_port: TCP port for REST; 0 for a free one, None for no REST.
+        grpc_port: TCP port for gRPC; the same.
+        grpc_socket: Path of a UNIX socket for gRPC, or None.
+        grpc_channel_arguments: gRPC's own settings, as `name=value,name=value`.
+        ssl_config: File with an SSLConfig for gRPC, or None.
+        body_bytes: The largest REST body.
+        timeout_seconds: The longest that a REST request may take; 0 for no limit.
+        rest_threads: REST requests that are answered at the same time.
+        grpc_threads: The same for gRPC.
+        waiting: How many more may wait for a thread.
+        cors: Whether web pages of other origins may call REST.
+        metrics_path: Path of the Prometheus page, or None for no metrics.
+        tensor_content: Whether gRPC answers carry tensors as raw bytes and not in typed fields.
+        check_methods: Whether a signature's method has to be the one that is called.
+        batching: How requests are joined, or None.
+        manager: How versions are looked for and loaded.
+    """
+
+    host: str = "127.0.0.1"
+    rest_port: int | None = REST_PORT
+    grpc_port: int | None = GRPC_PORT
+    grpc_socket: Path | None = None
+    grpc_channel_arguments: str = ""
+    ssl_config: Path | None = None
+    body_bytes: int = 256 * 1024 * 1024
+    timeout_seconds: float = 30.0
+    rest_threads: int = field(default_factory=lambda: 4 * (os.cpu_count() or 1))
+    grpc_threads: int = field(default_factory=lambda: 4 * (os.cpu_count() or 1))
+    waiting: int = 1000
+    cors: bool = False
+    metrics_path: str | None = None
+    tensor_content: bool = False
+    check_methods: bool = False
+    batching: BatchingParameters | None = None
+    manager: ManagerOptions | None = None
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a server listens.
+
+    Attributes:
+        rest: `http://host:port`, or None.
+        grpc: `grpc://host:port`, or None.
+    """
+
+    rest: str | None
+    grpc: str | None
+
+    def __str__(self) -> str:
+        return " and ".join(address for address in (self.rest, self.grpc) if address)
+
+
+def serve(
+    sources: Sequence[ModelSource],
+    options: ServerOptions | None = None,
+    *,
+    refresh: Callable[[], Sequence[ModelSource]] | None = None,
+    wait: bool = False,
+    announce: Callable[[Manager, Addresses], None] | None = None,
+) -> None:
     """Serves models until SIGTERM or SIGINT; requests under way are answered first.
 
     Args:
         sources: The models; `zoo.serving.repository.find_models` finds them.
-        host: Address to listen on; the default is reachable from this machine alone.
-        port: TCP port, 0 for a free one.
-        announce: Called with the loaded models and the server's URL when it is about to listen.
+        options: Where the server listens, and what it allows.
+        refresh: Returns the models anew, as by reading models.config again.
+        wait: Whether to wait for a first version where there is none yet, as TF Serving does.
+        announce: Called with the loaded models and the server's addresses when it listens.
 
     Raises:
         MissingExtraError: The packages of the extra `serve` are not installed.
-        ServingError: The port is in use, or no model could be loaded.
+        ServingError: A port is in use, no model could be loaded, or a label names a version that is not loaded.
     """
     try:
         import orjson  # noqa: F401
         import uvicorn
 
-        from zoo.serving.rest import Models, application
+        from zoo.serving.grpc_server import start_grpc
+        from zoo.serving.manager import Manager
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"Serving needs {error.name}: pip install 'neuron-zoo[serve]'") from None
 
-    with _listen(host, port) as listener:
-        models = Models(sources)
-        if not any(model.loaded for model in models.served.values()):
-            reasons = [reason for model in models.served.values() for reason in model.failed.values()]
-            raise ServingError(f"No model could be loaded. {' '.join(reasons)}")
-        if announce:
-            announce(models, f"http://{_address(host)}:{listener.getsockname()[1]}")
-        config = uvicorn.Config(application(models), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=DRAIN_SECONDS)
+    options = options or ServerOptions()
+    with contextlib.ExitStack() as stack:
+        listener = None if options.rest_port is None else stack.enter_context(listen(options.host, options.rest_port))
         try:
-            asyncio.run(_run(uvicorn.Server(config), listener))
-        finally:
-            models.close()
+            manager = Manager(sources, options.manager, refresh)
+        except StatusError as error:
+            raise ServingError(f"Failed to start server. Error: {error}", error.code) from None
+        stack.callback(manager.close)
+        _require_models(manager, wait)
+        service, metrics = _service(manager, options, stack)
+        server = None
+        grpc_addresses = _grpc_addresses(options)
+        ports: list[int] = []
+        if grpc_addresses:
+            server, ports = start_grpc(
+                service,
+                grpc_addresses,
+                threads=options.grpc_threads,
+                waiting=options.waiting,
+                channel_arguments=options.grpc_channel_arguments,
+                ssl_config=options.ssl_config,
+                metrics=metrics,
+            )
+            stack.callback(lambda: server.stop(DRAIN_SECONDS).wait())
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        addresses = Addresses(
+            None if listener is None else f"http://{host}:{listener.getsockname()[1]}",
+            None if options.grpc_port is None else f"grpc://{host}:{ports[0]}",
+        )
+        rest = None
+        if listener is not None:
+            application = _application(service, metrics, options)
+            stack.callback(application.close)
+            rest = uvicorn.Server(
+                uvicorn.Config(
+                    application, log_level="warning", access_log=False, server_header=False, lifespan="off", timeout_graceful_shutdown=DRAIN_SECONDS
+                )
+            )
+        asyncio.run(_run(rest, listener, server, lambda: announce(manager, addresses) if announce else None))
 
 
-async def _run(server: object, listener: socket.socket) -> None:
-    """Runs uvicorn with our own handlers, so that SIGTERM ends in exit status 0 and not in death by the signal."""
-    loop = asyncio.get_running_loop()
+def _grpc_addresses(options: ServerOptions) -> list[str]:
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    addresses = [] if options.grpc_port is None else [f"{host}:{options.grpc_port}"]
+    return addresses + ([] if options.grpc_socket is None else [f"unix:{options.grpc_socket}"])
+
+
+def _service(manager: Manager, options: ServerOptions, stack: contextlib.ExitStack) -> tuple[Any, Any]:
+    from zoo.serving.batching import Batcher
+    from zoo.serving.inference import Options, run_directly
+    from zoo.serving.metrics import Metrics
+    from zoo.serving.service import Service
+
+    metrics = None if options.metrics_path is None else Metrics()
+    run = run_directly
+    if options.batching is not None:
+        batcher = Batcher(options.batching)
+        stack.callback(batcher.close)
+        run = batcher.run
+    return Service(manager, Options(run, options.tensor_content, options.check_methods), metrics), metrics
+
+
+def _application(service: Any, metrics: Any, options: ServerOptions) -> Any:
+    from zoo.serving.rest import Limits, RestApplication
+
+    limits = Limits(options.body_bytes, options.timeout_seconds, options.rest_threads, options.waiting)
+    return RestApplication(service, limits, cors=options.cors, metrics=metrics, metrics_path=options.metrics_path)
+
+
+def _require_models(manager: Manager, wait: bool) -> None:
+    """Sees to it that there is something to serve."""
+    while not any(manager.loaded(source.name) for source in manager.sources):
+        failures = manager.failures()
+        if not wait or any(source.aspired() for source in manager.sources):
+            raise ServingError(f"No model could be loaded. {' '.join(failures.values())}")
+        threading.Event().wait(0.2)  # a look into the folders reports what is missing
+
+
+async def _run(rest: Any, listener: socket.socket | None, grpc_server: Any, announce: Callable[[], None]) -> None:
+    """Runs until a signal comes, with handlers of our own, so that SIGTERM ends in exit status 0 and not in death by the signal."""
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
 
     def stop() -> None:
-        server.should_exit = True  # type: ignore[attr-defined]
+        stopped.set()
+        if rest is not None:
+            rest.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[attr-defined]
-    await server.serve(sockets=[listener])  # type: ignore[attr-defined]
+    serving = None
+    if rest is not None:
+        rest.capture_signals = contextlib.nullcontext
+        serving = asyncio.create_task(rest.serve(sockets=[listener]))
+        while not rest.started and not serving.done():
+            await asyncio.sleep(0.005)
+    announce()
+    await stopped.wait()
+    draining = None if grpc_server is None else grpc_server.stop(DRAIN_SECONDS)  # both drain at the same time
+    if serving is not None:
+        await serving
+    if draining is not None:
+        await asyncio.to_thread(draining.wait)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens.
+
+    Raises:
+        ServingError: The port is in use, or the address is not this machine's.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named as TCP, so that asyncio turns Nagle's algorithm off: with it an answer in two segments takes 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise ServingError(f"Port {port} on {host} is in use. Choose another with --port, or --port 0 for a free one.") from None
+            raise ServingError(
+                f"Port {port} on {host} is in use. Choose another with --rest_api_port, or --rest_api_port=any for a free one."
+            ) from None
         raise ServingError(f"Cannot listen on {host}, port {port}: {error}.") from None
     listener.listen(2048)
     return listener
-
-
-def _address(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 class ServerProcess:
     """A `zoo serve` in a child process.
 
     Attributes:
-        url: Where it listens, such as `http://127.0.0.1:41234`.
+        url: Where it answers REST, such as `http://127.0.0.1:41234`.
+        grpc: Where it answers gRPC, such as `grpc://127.0.0.1:41235`.
+        pid: The process's number.
     """
 
-    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
-        self._process, self.url = process, url
+    def __init__(self, process: subprocess.Popen[str], url: str, grpc: str, said: deque[str]) -> None:
+        self._process, self.url, self.grpc, self._said = process, url, grpc, said
+        self._reader = threading.Thread(target=self._read, daemon=True)  # so that the pipe never fills up
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    @property
+    def said(self) -> str:
+        """The last lines that the server printed."""
+        return "".join(self._said)
 
     def stop(self) -> int:
         """Asks the server to stop with SIGTERM, waits until requests under way are answered, and returns its exit status."""
         self._process.terminate()
         try:
-            self._process.communicate(timeout=DRAIN_SECONDS + 10)
+            self._process.wait(timeout=DRAIN_SECONDS + 10)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+        self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         return self._process.returncode
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._said.append(line)
 
     def __enter__(self) -> ServerProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        if self._process.poll() is None:
+        if self._process.poll() is None or not self._process.stdout.closed:  # type: ignore[union-attr]
             self.stop()
 
 
-def start(repository: str | Path, port: int = 0) -> ServerProcess:
+def start(repository: str | Path, port: int = 0, *arguments: str) -> ServerProcess:
     """Starts `zoo serve` on a model repository in a child process, and waits until it answers.
 
     Args:
         repository: The model repository.
-        port: TCP port, 0 for a free one.
+        port: TCP port for REST, 0 for a free one. The port for gRPC is a free one.
+        *arguments: More arguments for `zoo serve`.
 
     Raises:
         ServingError: The server ended before it listened; the message is its own.
     """
-    command = [sys.executable, "-m", "zoo.cli", "serve", str(repository), f"--port={port}"]
+    flags = [f"--rest_api_port={port or 'any'}", "--port=any", *arguments]
+    command = [sys.executable, "-m", "zoo.cli", "serve", str(repository), *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    said = []
-    for line in _lines(process):
-        said.append(line)
-        if match := re.search(rf"{READY}(http://\S+)", line):
-            return ServerProcess(process, match[1])
-    process.communicate()
-    raise ServingError(f"The server did not start: {' '.join(said).strip() or f'exit status {process.returncode}'}")
-
-
-def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
     assert process.stdout is not None
-    yield from iter(process.stdout.readline, "")
+    said: deque[str] = deque(maxlen=1000)
+    for line in process.stdout:
+        said.append(line)
+        if match := re.search(rf"{READY}(?P<rest>http://\S+)?(?: and )?(?P<grpc>grpc://\S+)?", line):
+            return ServerProcess(process, match["rest"] or "", match["grpc"] or "", said)
+    process.communicate()
+    raise ServingError(f"The server did not start: {''.join(said).strip() or f'exit status {process.returncode}'}")

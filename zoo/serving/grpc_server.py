@@ -1,0 +1,133 @@
+"""TF Serving's gRPC interface: PredictionService and ModelService."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+from zoo.errors import ServingError
+from zoo.serving.repository import read_text_message
+from zoo.serving.status import Code, StatusError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zoo.serving.metrics import Metrics
+    from zoo.serving.service import Service
+
+logger = logging.getLogger(__name__)
+MAXIMUM_MESSAGE = 2**31 - 1
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class _Servicer(prediction_service_pb2_grpc.PredictionServiceServicer, model_service_pb2_grpc.ModelServiceServicer):
+    """Hands each method's message to the service, and its error to gRPC."""
+
+    def __init__(self, service: Service, metrics: Metrics | None) -> None:
+        self._metrics = metrics
+        self.Predict = self._method(service.predict, "Predict")
+        self.Classify = self._method(service.classify, "Classify")
+        self.Regress = self._method(service.regress, "Regress")
+        self.MultiInference = self._method(service.multi_inference, "MultiInference")
+        self.GetModelMetadata = self._method(service.metadata)
+        self.GetModelStatus = self._method(service.status)
+        self.HandleReloadConfigRequest = self._method(service.reload)
+
+    def _method(self, answer: Callable[[Any], Any], api: str = "") -> Callable[[Any, grpc.ServicerContext], Any]:
+        def method(request: Any, context: grpc.ServicerContext) -> Any:
+            began, status = time.perf_counter(), Code.INTERNAL
+            try:
+                response = answer(request)
+                status = Code.OK
+                return response
+            except StatusError as error:
+                status = error.code
+                return context.abort(_CODES[error.code], error.brief)
+            except Exception as error:  # ours, and no request should cause one
+                logger.exception("%s failed", api or type(request).__name__)
+                return context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+            finally:
+                if self._metrics is not None and api:
+                    self._metrics.request(_model(request), api, "GRPC", status.name, time.perf_counter() - began)
+
+        return method
+
+
+def _model(request: Any) -> str:
+    spec = request.tasks[0].model_spec if hasattr(request, "tasks") and request.tasks else getattr(request, "model_spec", None)
+    return spec.name if spec is not None else ""
+
+
+def start_grpc(
+    service: Service,
+    addresses: Sequence[str],
+    *,
+    threads: int,
+    waiting: int = 1000,
+    channel_arguments: str = "",
+    ssl_config: Path | None = None,
+    metrics: Metrics | None = None,
+) -> tuple[grpc.Server, list[int]]:
+    """Starts the gRPC server.
+
+    Args:
+        service: The models and how requests are answered.
+        addresses: `host:port`, port 0 for a free one, or `unix:path`.
+        threads: How many requests are answered at the same time.
+        waiting: How many more may wait for a thread; the next is RESOURCE_EXHAUSTED.
+        channel_arguments: gRPC's own settings, as `name=value,name=value`.
+        ssl_config: A file with an SSLConfig; None for no encryption.
+        metrics: Where requests are recorded, or None.
+
+    Returns:
+        The server and its ports, one for each address.
+
+    Raises:
+        ServingError: An address is in use, or a setting or the SSLConfig cannot be read.
+    """
+    options = [("grpc.max_receive_message_length", MAXIMUM_MESSAGE), ("grpc.max_send_message_length", MAXIMUM_MESSAGE), ("grpc.so_reuseport", 0)]
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="grpc")
+    server = grpc.server(pool, options=[*options, *_arguments(channel_arguments)], maximum_concurrent_rpcs=threads + waiting)
+    servicer = _Servicer(service, metrics)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
+    credentials = None if ssl_config is None else _credentials(ssl_config)
+    ports = []
+    for address in addresses:
+        try:
+            port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise ServingError(f"gRPC cannot listen on {address}: is it in use? Choose another with --port, or --port=any for a free one.")
+        ports.append(port)
+    server.start()
+    return server, ports
+
+
+def _arguments(text: str) -> list[tuple[str, int | str]]:
+    """Reads `name=value,name=value`; a value that is a whole number is one."""
+    arguments: list[tuple[str, int | str]] = []
+    for part in filter(None, text.split(",")):
+        name, sign, value = part.partition("=")
+        if not sign:
+            raise ServingError(f"--grpc_channel_arguments takes name=value,name=value. Received: {text}.")
+        arguments.append((name, int(value) if value.lstrip("-").isdecimal() else value))
+    return arguments
+
+
+def _credentials(path: Path) -> grpc.ServerCredentials:
+    from zoo.serving.messages import message
+
+    config = read_text_message(path, message("SSLConfig")())
+    return grpc.ssl_server_credentials(
+        [(config.server_key.encode(), config.server_cert.encode())],
+        root_certificates=config.custom_ca.encode() or None,
+        require_client_auth=config.client_verify,
+    )
