@@ -1,12 +1,17 @@
-"""`zoo serve`: serves models over TF Serving's REST protocol."""
+"""`zoo serve`: serves models over TF Serving's REST and gRPC protocols, with TF Serving's flags."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,88 +19,351 @@ from zoo.console import load_backend
 from zoo.errors import ServingError, UsageError
 
 if TYPE_CHECKING:
+    from zoo.serving.manager import Manager
     from zoo.serving.repository import ModelSource
-    from zoo.serving.rest import Models
+    from zoo.serving.server import Addresses, ServerOptions
 
-HELP = "serve models over TF Serving's REST protocol"
+HELP = "serve models over TF Serving's REST and gRPC protocols"
 EXAMPLES = """  zoo serve                                    the repository saved_models
-  zoo serve /srv/models --port 9000
+  zoo serve /srv/models --rest_api_port=9000
   zoo serve cnn_bn.mnist relu_mlp.mnist        pretrained models, exported on the fly
-  zoo serve --rest_api_port=8501 --model_name=digits --model_base_path=/srv/models/digits"""
+  zoo serve --port=8500 --rest_api_port=8501 --model_name=digits --model_base_path=/srv/models/digits
+  zoo serve --model_config_file=/srv/models.config --model_config_file_poll_wait_seconds=30
+  zoo serve saved_models --engine tensorflow_model_server"""
+TF_SERVING = "tensorflow_model_server"
+OWN_FLAGS = ("--engine", "--host", "--max_body_bytes", "--max_waiting_requests")
+# Flags of TF Serving that say how its C++ works inside: taken, and without effect here.
+IGNORED = (
+    "flush_filesystem_caches",
+    "num_load_threads",
+    "num_unload_threads",
+    "platform_config_file",
+    "use_alts_credentials",
+    "remove_unused_fields_from_bundle_metagraph",
+    "prefer_tflite_model",
+    "num_tflite_pools",
+    "num_tflite_interpreters_per_pool",
+    "xla_cpu_compilation_enabled",
+    "xla_gpu_compilation_enabled",
+    "enable_profiler",
+    "thread_pool_factory_config_file",
+    "mixed_precision",
+    "skip_initialize_tpu",
+    "enable_grpc_healthcheck_service",
+    "enable_per_model_batching_parameters",
+    "force_allow_any_version_labels_for_unavailable_models",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", metavar="WHAT", nargs="*", help="a model repository, or pretrained names and run directories (default: saved_models)"
     )
+    parser.add_argument("--engine", choices=("embedded", TF_SERVING), default="embedded", help="what serves: this package, or TF Serving's binary")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
-    parser.add_argument("--port", "--rest_api_port", type=int, default=8501, help="TCP port; 0 for a free one (default: 8501)")
-    parser.add_argument("--model_name", default="default", help="as of tensorflow_model_server (default: default)")
-    parser.add_argument("--model_base_path", type=Path, help="as of tensorflow_model_server: a folder of versions")
-    parser.add_argument("--model_config_file", type=Path, help="as of tensorflow_model_server: a models.config")
+    parser.add_argument("--max_body_bytes", type=int, default=256 * 1024 * 1024, metavar="BYTES", help="largest REST body (default: 256 MiB)")
+    parser.add_argument("--max_waiting_requests", type=int, default=1000, metavar="N", help="requests that may wait for their turn (default: 1000)")
+    _configure_tf_serving(parser.add_argument_group("flags of tensorflow_model_server"))
+    _tolerate_unknown_flags(parser)
+
+
+def _configure_tf_serving(group: Any) -> None:
+    def flag(name: str, kind: Callable[[str], Any], default: Any, text: str) -> None:
+        group.add_argument(f"--{name}", type=kind, default=default, help=text, metavar=kind.__name__.strip("_").upper())
+
+    def switch(name: str, default: bool, text: str | None) -> None:
+        group.add_argument(f"--{name}", type=_boolean, nargs="?", const=True, default=default, help=text, metavar="BOOL")
+
+    flag("port", _port, 8500, "TCP port for gRPC; 0 for no gRPC, `any` for a free one (default: 8500)")
+    flag("rest_api_port", _port, 8501, "TCP port for REST; 0 for no REST, `any` for a free one (default: 8501)")
+    flag("rest_api_timeout_in_ms", int, 30000, "longest time that a REST request may take (default: 30000)")
+    flag("rest_api_num_threads", int, None, "REST requests answered at the same time (default: 4 for each processor)")
+    flag("grpc_max_threads", int, None, "gRPC requests answered at the same time (default: 4 for each processor)")
+    flag("grpc_socket_path", Path, None, "UNIX socket for gRPC")
+    flag("grpc_channel_arguments", str, "", "gRPC's own settings: name=value,name=value")
+    flag("ssl_config_file", Path, None, "SSLConfig for gRPC")
+    flag("model_name", str, "default", "name of the model in --model_base_path (default: default)")
+    flag("model_base_path", Path, None, "a folder of versions")
+    flag("model_config_file", Path, None, "a models.config")
+    flag("model_config_file_poll_wait_seconds", float, 0, "time between two looks into it; 0 looks once (default: 0)")
+    flag("file_system_poll_wait_seconds", float, 1, "time between two looks for new versions; 0 looks once (default: 1)")
+    flag("max_num_load_retries", int, 5, "how often a failed load is tried again (default: 5)")
+    flag("load_retry_interval_micros", int, 60_000_000, "time between two tries (default: a minute)")
+    flag("saved_model_tags", str, "serve", "tags of the graph to load, with commas (default: serve)")
+    flag("batching_parameters_file", Path, None, "BatchingParameters")
+    flag("monitoring_config_file", Path, None, "MonitoringConfig")
+    flag("num_request_iterations_for_warmup", int, 1, "how often each warm-up request is replayed (default: 1)")
+    flag("tensorflow_session_parallelism", int, 0, "threads of a session (default: the model's size decides)")
+    flag("tensorflow_intra_op_parallelism", int, 0, "threads within an operation")
+    flag("tensorflow_inter_op_parallelism", int, 0, "operations at the same time")
+    flag("tensorflow_session_config_file", Path, None, "ConfigProto to start from")
+    flag("per_process_gpu_memory_fraction", float, 0.0, "share of a GPU's memory")
+    switch("enable_batching", False, "join requests")
+    switch("enable_model_warmup", True, "replay a version's warm-up requests before it serves (default: true)")
+    switch("allow_version_labels_for_unavailable_models", False, "let a new label name a version that is not loaded yet")
+    switch("rest_api_enable_cors_support", False, "let web pages of other origins call REST")
+    switch("enable_serialization_as_tensor_content", False, "answer gRPC with tensors as raw bytes")
+    switch("enable_signature_method_name_check", False, "classify and regress only by signatures of that method")
+    switch("version", False, "print the version and stop")
+    for name in IGNORED:
+        group.add_argument(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)
+
+
+def _tolerate_unknown_flags(parser: argparse.ArgumentParser) -> None:
+    """Lets unknown flags pass with the usage printed, as TF Serving does, and keeps the arguments as they came."""
+    parse = parser.parse_known_args
+
+    def parse_known_args(arguments: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        found, unknown = parse(arguments, namespace)
+        found.given = list(arguments if arguments is not None else sys.argv[1:])
+        flags = [argument for argument in unknown if argument.startswith("--")]
+        if flags:
+            print(f"unknown argument: {' '.join(flags)}", file=sys.stderr)
+            parser.print_usage(sys.stderr)
+        return found, [argument for argument in unknown if argument not in flags]
+
+    parser.parse_known_args = parse_known_args  # type: ignore[assignment]
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"expected true or false, received {text!r}")
+    return text.lower() in ("true", "1")
+
+
+def _port(text: str) -> int | None:
+    """A port as `ServerOptions` has it: None for none, 0 for a free one."""
+    if text == "any":
+        return 0
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, 0 for none, or any, received {text!r}")
+    return int(text) or None
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if sum(bool(given) for given in (arguments.sources, arguments.model_base_path, arguments.model_config_file)) > 1:
-        raise UsageError("Name what to serve once: WHAT, --model_base_path or --model_config_file.")
-    load_backend()
-    from zoo.serving.server import serve
+    if arguments.version:
+        import zoo
 
+        print(f"TensorFlow ModelServer: neuron-zoo {zoo.__version__}")
+        return 0
+    if arguments.sources and (arguments.model_base_path or arguments.model_config_file):
+        raise UsageError("Name what to serve once: WHAT, --model_base_path or --model_config_file.")
+    if arguments.port and arguments.port == arguments.rest_api_port:
+        raise UsageError(f"--rest_api_port cannot be same as --port. Received: {arguments.port} for both.")
+    if arguments.batching_parameters_file and not arguments.enable_batching:
+        raise UsageError("--batching_parameters_file is set without setting --enable_batching to true.")
     with tempfile.TemporaryDirectory(prefix="zoo-serve-") as temporary:
-        serve(_sources(arguments, Path(temporary)), arguments.host, arguments.port, _announce)
+        if arguments.engine == TF_SERVING:
+            return _run_tf_serving(arguments, Path(temporary))
+        _serve(arguments, Path(temporary))
     return 0
 
 
-def _sources(arguments: argparse.Namespace, temporary: Path) -> list[ModelSource]:
-    from zoo.export import export_model
-    from zoo.factory import RUN_CARD
+def _serve(arguments: argparse.Namespace, temporary: Path) -> None:
+    logging.getLogger("zoo.serving").setLevel(logging.INFO)
+    if ignored := [name for name in IGNORED if getattr(arguments, name) is not None]:
+        print(f"without effect here: {', '.join(f'--{name}' for name in ignored)}", file=sys.stderr)
+    load_backend()
+    from zoo.serving.server import serve
+
+    find = _finder(arguments, temporary)
+    serve(find(), _options(arguments), refresh=find, wait=bool(arguments.model_base_path or arguments.model_config_file), announce=_announce)
+
+
+def _finder(arguments: argparse.Namespace, temporary: Path) -> Callable[[], list[ModelSource]]:
+    """Returns a function that says which models to serve, now and at every later look."""
     from zoo.serving.repository import ModelSource, find_models, read_models_config
 
     if arguments.model_config_file:
-        return read_models_config(arguments.model_config_file)
+        return lambda: read_models_config(arguments.model_config_file)
     if arguments.model_base_path:
-        return [ModelSource(arguments.model_name, arguments.model_base_path)]
-    names = arguments.sources or ["saved_models"]
+        return lambda: [ModelSource(arguments.model_name, arguments.model_base_path)]
+    repository = _repository(arguments.sources, temporary)
+    return lambda: find_models(repository)
+
+
+def _repository(sources: Sequence[str], temporary: Path) -> Path:
+    """Returns the repository that the command line names, or one with exports of the models that it names."""
+    from zoo.export import export_model
+    from zoo.factory import RUN_CARD
+
+    names = list(sources) or ["saved_models"]
     folders = [Path(name) for name in names if Path(name).is_dir() and not (Path(name) / RUN_CARD).is_file()]
     if folders:
         if len(names) > 1:
             raise UsageError(f"A repository is served alone. Received: {', '.join(names)}.")
-        return find_models(folders[0])
-    if not arguments.sources:
+        return folders[0]
+    if not sources:
         raise ServingError("There is no model repository saved_models here. `zoo export NAME` makes one, and `zoo serve NAME` needs none.")
     for name in names:
         if os.sep in name and not Path(name).exists():
             raise ServingError(f"There is no model repository {name}. `zoo export NAME --to {name}` makes one.")
         export_model(name, temporary)
-    return find_models(temporary)
+    return temporary
 
 
-def _announce(models: Models, url: str) -> None:
+def _options(arguments: argparse.Namespace) -> ServerOptions:
+    from zoo.serving.server import ServerOptions
+
+    threads = {
+        name: count
+        for name, count in (("rest_threads", arguments.rest_api_num_threads), ("grpc_threads", arguments.grpc_max_threads))
+        if count is not None
+    }
+    return ServerOptions(
+        host=arguments.host,
+        rest_port=arguments.rest_api_port,
+        grpc_port=arguments.port,
+        grpc_socket=arguments.grpc_socket_path,
+        grpc_channel_arguments=arguments.grpc_channel_arguments,
+        ssl_config=arguments.ssl_config_file,
+        body_bytes=arguments.max_body_bytes,
+        timeout_seconds=max(arguments.rest_api_timeout_in_ms, 0) / 1000,
+        waiting=arguments.max_waiting_requests,
+        cors=arguments.rest_api_enable_cors_support,
+        metrics_path=_metrics_path(arguments.monitoring_config_file),
+        tensor_content=arguments.enable_serialization_as_tensor_content,
+        check_methods=arguments.enable_signature_method_name_check,
+        batching=_batching(arguments),
+        manager=_manager_options(arguments),
+        **threads,
+    )
+
+
+def _manager_options(arguments: argparse.Namespace) -> Any:
+    from zoo.serving.manager import ManagerOptions
+    from zoo.serving.servable import SessionOptions
+
+    both = arguments.tensorflow_session_parallelism
+    polls = arguments.model_config_file_poll_wait_seconds if arguments.model_config_file else arguments.file_system_poll_wait_seconds
+    return ManagerOptions(
+        poll_seconds=arguments.file_system_poll_wait_seconds,
+        config_poll_seconds=0 if arguments.model_base_path else polls,
+        retries=arguments.max_num_load_retries,
+        retry_seconds=max(arguments.load_retry_interval_micros, 0) / 1e6,
+        warmup=arguments.enable_model_warmup,
+        warmup_iterations=arguments.num_request_iterations_for_warmup,
+        labels_for_unavailable=arguments.allow_version_labels_for_unavailable_models,
+        session=SessionOptions(
+            tags=tuple(arguments.saved_model_tags.split(",")),
+            intra_op_threads=arguments.tensorflow_intra_op_parallelism or both or None,
+            inter_op_threads=arguments.tensorflow_inter_op_parallelism or both or None,
+            gpu_memory_fraction=arguments.per_process_gpu_memory_fraction,
+            config=_session_config(arguments.tensorflow_session_config_file),
+        ),
+    )
+
+
+def _session_config(path: Path | None) -> bytes:
+    from tensorflow.core.protobuf.config_pb2 import ConfigProto
+
+    from zoo.serving.repository import read_text_message
+
+    return b"" if path is None else read_text_message(path, ConfigProto()).SerializeToString()
+
+
+def _batching(arguments: argparse.Namespace) -> Any:
+    import dataclasses
+
+    from zoo.serving.batching import BatchingParameters, read_batching_parameters
+
+    if not arguments.enable_batching:
+        return None
+    parameters = read_batching_parameters(arguments.batching_parameters_file) if arguments.batching_parameters_file else BatchingParameters()
+    return dataclasses.replace(parameters, queue_seconds=max(arguments.rest_api_timeout_in_ms, 0) / 1000)
+
+
+def _metrics_path(path: Path | None) -> str | None:
+    from zoo.serving.messages import message
+    from zoo.serving.metrics import PATH
+    from zoo.serving.repository import read_text_message
+
+    if path is None:
+        return None
+    config = read_text_message(path, message("MonitoringConfig")()).prometheus_config
+    return (config.path or PATH) if config.enable else None
+
+
+def _announce(manager: Manager, addresses: Addresses) -> None:
     """Prints what is served and where, and a request that works."""
     from zoo.serving.server import READY
 
-    for name, model in models.served.items():
-        for reason in model.failed.values():
-            print(f"not served: {name}: {reason}", file=sys.stderr)
-        if model.loaded:
-            print(f"{name}: version {', '.join(str(version) for version in sorted(model.loaded))}")
-    name, model = next((name, model) for name, model in models.served.items() if model.loaded)
-    body = _example(model.loaded[max(model.loaded)])
-    if body is not None:
-        print(f"try:  python3 -c '{body}' | curl -s -d @- {url}/v1/models/{name}:predict")
-    print(f"{READY}{url}", flush=True)
+    for reason in manager.failures().values():
+        print(f"not served: {reason}", file=sys.stderr)
+    names = [source.name for source in manager.sources if manager.loaded(source.name)]
+    for name in names:
+        print(f"{name}: version {', '.join(map(str, manager.loaded(name)))}")
+    if addresses.rest:
+        loaded = manager.loaded(names[0])
+        print(f"try:  {_example(loaded[max(loaded)], f'{addresses.rest}/v1/models/{names[0]}')}")
+    print(f"{READY}{addresses}", flush=True)
 
 
-def _example(servable: Any) -> str | None:
-    """Python that prints a request of one black image, where the model takes images."""
-    signature = servable.signatures.get("serving_default")
-    if signature is None or len(signature.inputs) != 1:
+def _example(servable: Any, url: str) -> str:
+    """A command line that gets an answer: a prediction from zeros, where the model takes them, else the model's signatures."""
+    from zoo.serving.status import StatusError
+
+    signature = servable.signature()
+    inputs = {} if signature is None else signature.inputs
+    row = {name: _zeros(info) for name, info in inputs.items()}
+    try:
+        if signature is None or None in row.values():
+            raise ValueError("no example")
+        signature.run({name: _array(info) for name, info in inputs.items()})
+    except (StatusError, ValueError):
+        return f"curl -s {url}/metadata"
+    value = next(iter(row.values())) if len(row) == 1 else f"{{{', '.join(f'{json.dumps(name)}: {zeros}' for name, zeros in row.items())}}}"
+    document = f'{{"instances": [{value}]}}'
+    if "*" not in document:
+        return f"curl -s -d '{document}' {url}:predict"
+    return f"python3 -c 'import json; print(json.dumps({document}))' | curl -s -d @- {url}:predict"
+
+
+def _array(info: Any) -> Any:
+    import numpy
+
+    blank: Any = b"" if info.type.name == "string" else 0
+    return numpy.full([max(size, 1) for size in info.shape], blank, info.type.dtype)
+
+
+def _zeros(info: Any) -> str | None:
+    """One row of an input as a Python expression that is also JSON where it is short, or None where JSON has none."""
+    zero = {"string": '""', "bool": "false"}.get(info.type.name, "0.0" if info.type.name in ("float", "double") else "0")
+    if info.shape is None or not info.shape or info.type.dtype is None or info.type.name in ("half", "bfloat16", "uint16"):
         return None
-    ((_, info),) = signature.inputs.items()
-    sizes = [dimension.size for dimension in info.tensor_shape.dim]
-    if len(sizes) < 2 or sizes[0] != -1 or any(size < 1 for size in sizes[1:]):
-        return None
-    value = "0.0"
-    for size in reversed(sizes[1:]):
-        value = f"[{value}]*{size}"
-    return f'import json; print(json.dumps({{"instances": [{json.loads(json.dumps(value))}]}}))'
+    for size in reversed(info.shape[1:]):
+        zero = f"[{zero}]*{size}" if size > 1 else f"[{zero}]"
+    return zero
+
+
+def _run_tf_serving(arguments: argparse.Namespace, temporary: Path) -> int:
+    """Runs TF Serving's binary with the same arguments, and passes signals on to it."""
+    binary = shutil.which(TF_SERVING)
+    if binary is None:
+        raise ServingError(f"{TF_SERVING} is not on PATH. Without --engine the embedded server serves the same models.")
+    command = [binary, *_tf_serving_arguments(arguments, temporary)]
+    process = subprocess.Popen(command)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: process.send_signal(received))
+    return process.wait()
+
+
+def _tf_serving_arguments(arguments: argparse.Namespace, temporary: Path) -> list[str]:
+    given: list[str] = arguments.given
+    flags, skip = [], False
+    for argument in given:
+        if skip:
+            skip = False
+        elif argument.partition("=")[0] in OWN_FLAGS:
+            skip = "=" not in argument
+        elif argument not in arguments.sources:
+            flags.append(argument)
+    if not any(flag.partition("=")[0] == "--rest_api_port" for flag in flags):
+        flags.append(f"--rest_api_port={arguments.rest_api_port}")
+    if not arguments.model_base_path and not arguments.model_config_file:
+        from zoo.export import MODELS_CONFIG
+        from zoo.serving.repository import find_models, write_config
+
+        repository = _repository(arguments.sources, temporary)
+        flags.append(f"--model_config_file={write_config(temporary / MODELS_CONFIG, find_models(repository))}")
+    return flags
