@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tuning.compiled_tuner import CompiledTuner as CompiledTuner
     from tuning.hypermodel import ZooHyperModel as ZooHyperModel
     from tuning.oracles import OptunaOracle as OptunaOracle
     from tuning.result import SearchResult as SearchResult
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tuning.study import search as search
 
 _HOME_OF = {
+    "CompiledTuner": "compiled_tuner",
     "OptunaOracle": "oracles",
     "SearchResult": "result",
     "Trial": "result",

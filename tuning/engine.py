@@ -23,9 +23,9 @@ import numpy
 from tuning.plain_models import PlainHyperModelEngine, at_point, shuffled
 from tuning.programs import DeviceData, Program, learning_rates
 from tuning.scalars import Slots
-from tuning.segments import OnEpoch, PlainEngine, Point, Segment, Snapshot, check_until
+from tuning.segments import Improved, OnEpoch, PlainEngine, Point, Segment, Snapshot, check_until
 from tuning.stretches import Stretch
-from tuning.structures import Unshareable, model_structure, recipe_places, recipe_structure, start_structure, why_plain
+from tuning.structures import Structure, Unshareable, model_structure, recipe_places, recipe_structure, start_structure, why_plain
 from zoo.specs import Recipe
 from zoo.training import accuracy, compile_trainer, loss, make_optimizer, order, steps_per_epoch
 
@@ -190,24 +190,34 @@ class HyperModelEngine:
         on_epoch: OnEpoch | None = None,
         deadline: float = math.inf,
         built: float = 0.0,
+        improved: Improved | None = None,
+        structure: Callable[[keras.Model], Structure] = model_structure,
     ) -> Segment:
-        """Trains a model that has been built, in `built` seconds; as `run`.
+        """Trains a model that has been built; as `run`.
 
-        The model itself may or may not be trained; the segment's snapshot tells its variables' values, in their order.
+        Args:
+            model: The model itself may or may not be trained; the segment's snapshot tells its variables' values, in their order.
+            point: Its epochs, batch size and seed.
+            until: See `run`.
+            snapshot: See `run`.
+            on_epoch: See `run`.
+            deadline: See `run`.
+            built: Seconds that building took.
+            improved: Called with each epoch's row; where it returns True, the snapshot keeps that epoch's variables too, as
+                `best_0`, `best_1` ...
+            structure: Splits the model.
         """
         began = time.perf_counter()
         try:
-            structure, numbers, places = model_structure(model)
+            fixed, numbers, places = structure(model)
         except Unshareable as reason:
-            return self.plain.train(model, point, until, snapshot, on_epoch, deadline, built, str(reason))
+            return self.plain.train(model, point, until, snapshot, on_epoch, deadline, built, str(reason), improved)
         values, schedule = [variable.numpy().copy() for variable in model.variables], model.optimizer._learning_rate
-        program = self.programs.find(
-            (structure, point.batch_size), lambda: Program(model, Slots(places), self._data, point.batch_size, remainder=True)
-        )
+        program = self.programs.find((fixed, point.batch_size), lambda: Program(model, Slots(places), self._data, point.batch_size, remainder=True))
         first = 0 if snapshot is None else snapshot.epoch
         rates = learning_rates(schedule, first * program.steps, max(0, until - first) * program.steps)
         rows = partial(shuffled, point.seed if self.plain.shuffle else None, len(self._data))
-        stretch = Stretch(program, numbers, rates, rows, first, until, snapshot, deadline)
+        stretch = Stretch(program, numbers, rates, rows, first, until, snapshot, deadline, improved=improved)
         stretch.load(lambda: values)
         stretch.build_seconds = built + time.perf_counter() - began
         return stretch.run(on_epoch)

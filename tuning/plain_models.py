@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy
 
-from tuning.segments import OnEpoch, Point, Segment, Snapshot, check_until, train_plainly
+from tuning.segments import Improved, OnEpoch, Point, Segment, Snapshot, check_until, train_plainly
 from zoo.training import order
 
 if TYPE_CHECKING:
@@ -73,9 +73,10 @@ class PlainHyperModelEngine:
         deadline: float = math.inf,
         built: float = 0.0,
         reason: str = "plain Keras was asked for",
+        improved: Improved | None = None,
     ) -> Segment:
-        """Trains a model that has been built; as `run`."""
-        segment = train_plainly(_ModelRun(model, self, point), until, snapshot, on_epoch, deadline, built, reason)
+        """Trains a model that has been built, for a reason; see `tuning.engine.HyperModelEngine.train`."""
+        segment = train_plainly(_ModelRun(model, self, point), until, snapshot, on_epoch, deadline, built, reason, improved)
         gc.collect()  # a Keras model is a ring of references
         return segment
 

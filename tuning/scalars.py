@@ -168,11 +168,22 @@ def optimizer_structure(optimizer: keras.Optimizer) -> tuple[str, dict[str, floa
         {'momentum': 0.9}
     """
     kind = type(optimizer)
-    config = {name: value for name, value in optimizer.get_config().items() if name not in ("learning_rate", "name")}
+    with without_schedule(optimizer):
+        config = {name: value for name, value in optimizer.get_config().items() if name not in ("learning_rate", "name")}
     names = (*FREE.get(kind.__name__, ()), *FREE_IN_ALL) if is_known(optimizer) else ()
     free = {name: float(config[name]) for name in names if is_free(config.get(name))}
     fixed = {name: "free" if name in free else value for name, value in config.items()}
     return json.dumps([kind.__module__, kind.__name__, fixed], sort_keys=True, default=repr), free
+
+
+@contextlib.contextmanager
+def without_schedule(optimizer: keras.Optimizer) -> Iterator[None]:
+    """Lets an optimizer tell its configuration although its schedule cannot tell its own."""
+    schedule, optimizer._learning_rate = optimizer._learning_rate, 1.0
+    try:
+        yield
+    finally:
+        optimizer._learning_rate = schedule
 
 
 def is_known(optimizer: keras.Optimizer) -> bool:

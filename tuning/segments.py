@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, float]
 OnEpoch = Callable[[Row], bool]
+Improved = Callable[[Row], bool]
 State = Literal["completed", "diverged", "stopped"]
 
 # A trial has diverged when the mean loss of WINDOW steps is NaN, infinite, or above EXPLOSION times the first batch's.
@@ -213,13 +214,22 @@ class Run(Protocol):
         """Trains all epochs that are left, and keeps `epoch` and `history`."""
 
 
-def train_plainly(run: Run, until: int, snapshot: Snapshot | None, on_epoch: OnEpoch | None, deadline: float, built: float, reason: str) -> Segment:
+def train_plainly(
+    run: Run,
+    until: int,
+    snapshot: Snapshot | None,
+    on_epoch: OnEpoch | None,
+    deadline: float,
+    built: float,
+    reason: str,
+    improved: Improved | None = None,
+) -> Segment:
     """Trains a new run, whose optimizer is built, by Keras's `fit` up to an epoch; see `Engine.run`."""
     began = time.perf_counter()
     run.trainer.steps_per_execution = 1  # each step's loss is looked at
     if snapshot is not None:
         _restore(run, snapshot)
-    watch = _Watch(run, until, snapshot, on_epoch, deadline)
+    watch = _Watch(run, until, snapshot, on_epoch, deadline, improved)
     built += time.perf_counter() - began
     if run.epoch < until:
         try:
@@ -288,8 +298,9 @@ class _Clock:
 class _Watch(keras.callbacks.Callback):
     """Ends a stretch of training at its epoch, at the deadline, on divergence, or when `on_epoch` says so."""
 
-    def __init__(self, run: Run, until: int, snapshot: Snapshot | None, on_epoch: OnEpoch | None, deadline: float) -> None:
+    def __init__(self, run: Run, until: int, snapshot: Snapshot | None, on_epoch: OnEpoch | None, deadline: float, improved: Improved | None) -> None:
         super().__init__()
+        self.improved = improved
         self.run, self.until, self.snapshot, self.on_epoch, self.deadline = run, until, snapshot, on_epoch, deadline
         self.start = math.nan if snapshot is None else snapshot.start
         self.state: State = "completed"
@@ -325,8 +336,10 @@ class _Watch(keras.callbacks.Callback):
         self._check_time()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.snapshot = _take(self.run, self.start)
         row = dict(self.run.history[-1])
+        if self.improved is not None and self.improved(row):
+            self.run.best = [variable.numpy().copy() for variable in self.run.trainer.variables]
+        self.snapshot = _take(self.run, self.start)
         self.history.append(row)
         if self.on_epoch is not None and self.on_epoch(row):
             self.end("stopped", PRUNED)

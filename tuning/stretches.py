@@ -11,7 +11,7 @@ import numpy
 import tensorflow as tf
 
 from tuning.programs import Program, Progress
-from tuning.segments import OUT_OF_TIME, PRUNED, OnEpoch, Row, Segment, Snapshot, State, divergence
+from tuning.segments import OUT_OF_TIME, PRUNED, Improved, OnEpoch, Row, Segment, Snapshot, State, divergence
 from zoo.errors import TrainingError
 
 
@@ -29,6 +29,7 @@ class Stretch:
         snapshot: Where it goes on; None for a new trial.
         deadline: On the clock of `time.monotonic`.
         prepare: Called with the number of each epoch, from 0, before it begins.
+        improved: Called with each epoch's row; where it returns True, the snapshot keeps the model as it is then.
         build_seconds: What was spent before.
     """
 
@@ -41,6 +42,7 @@ class Stretch:
     snapshot: Snapshot | None
     deadline: float
     prepare: Callable[[int], None] = lambda epoch: None
+    improved: Improved | None = None
     build_seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -48,6 +50,7 @@ class Stretch:
         self.history: list[Row] = []
         self.start = math.nan if self.snapshot is None else self.snapshot.start
         self.step_seconds = self.validation_seconds = 0.0
+        self.best = {} if self.snapshot is None else {name: array for name, array in self.snapshot.arrays.items() if name.startswith("best_")}
 
     def load(self, start: Callable[[], list[numpy.ndarray]]) -> None:
         """Assigns all variables: a snapshot's values, or those of a new model."""
@@ -73,6 +76,8 @@ class Stretch:
                     self._save()
                 return self._segment("stopped", OUT_OF_TIME)
             row = self._evaluate(epoch, progress, began)
+            if self.improved is not None and self.improved(row):
+                self.best = {f"best_{index}": value for index, value in enumerate(self.program.save()[: len(self.program.model.variables)])}
             if on_epoch is not None and on_epoch(row):
                 self._save()
                 return self._segment("stopped", PRUNED)
@@ -105,7 +110,7 @@ class Stretch:
     def _save(self) -> None:
         arrays = {f"variable_{index}": value for index, value in enumerate(self.program.save())}
         earlier = () if self.snapshot is None else self.snapshot.history[: self.first]
-        self.snapshot = Snapshot(self.first + len(self.history), arrays, (*earlier, *self.history), self.start)
+        self.snapshot = Snapshot(self.first + len(self.history), arrays | self.best, (*earlier, *self.history), self.start)
 
     def _segment(self, state: State, message: str = "") -> Segment:
         snapshot = None if state == "diverged" else self.snapshot

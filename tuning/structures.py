@@ -13,11 +13,12 @@ from typing import Any
 
 import keras
 
-from tuning.scalars import is_free, optimizer_structure
+from tuning.scalars import is_free, optimizer_structure, without_schedule
 from zoo.registry import resolve
 from zoo.specs import Flip, Recipe
 
 Places = dict[str, Sequence[tuple[Any, str]]]
+Structure = tuple[Hashable, dict[str, float], Places]
 REGULARIZERS = ("kernel_regularizer", "bias_regularizer", "activity_regularizer")
 OVERRIDES = ("train_step", "test_step", "compute_loss", "compute_metrics")
 
@@ -94,7 +95,7 @@ def frozen(hyperparameters: Mapping[str, Any]) -> Hashable:
 # -- any Keras model ---------------------------------------------------------------------------------------------------
 
 
-def model_structure(model: keras.Model) -> tuple[Hashable, dict[str, float], Places]:
+def model_structure(model: keras.Model) -> Structure:
     """Splits a compiled Keras model, with the places of its numbers.
 
     Raises:
@@ -107,12 +108,22 @@ def model_structure(model: keras.Model) -> tuple[Hashable, dict[str, float], Pla
     for name, holder, attribute in _free_in_layers(model):
         numbers[name] = float(getattr(holder, attribute))
         places[name] = [(holder, attribute)]
-    compiled = model.get_compile_config()
-    config = {"model": model.get_config(), **{name: compiled.get(name) for name in ("loss", "loss_weights", "metrics", "weighted_metrics")}}
+    config = _config(model)
     for entry in _entries(config):
         _check_known(entry)
     renamed = _renamed(_simplified(config), _automatic_names(config))
     return (type(model).__name__, json.dumps(renamed, sort_keys=True), optimizer), numbers, places
+
+
+def _config(model: keras.Model) -> dict[str, Any]:
+    """The configuration of a model and of what it is compiled with, but for its optimizer."""
+    try:
+        with without_schedule(model.optimizer):
+            compiled = model.get_compile_config()
+        return {"model": model.get_config(), **{name: compiled.get(name) for name in ("loss", "loss_weights", "metrics", "weighted_metrics")}}
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise Unshareable(f"its configuration cannot be told ({reason})") from None
 
 
 def _check(model: keras.Model) -> None:

@@ -1,0 +1,238 @@
+"""A KerasTuner tuner for any oracle and any hypermodel whose trials share compiled steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+from keras_tuner import errors
+
+from tuning.engine import HyperModelEngine
+from tuning.hypermodel import ZooHyperModel
+from tuning.segments import Point, Row, Segment, Snapshot
+from tuning.structures import Structure, model_structure, recipe_places, recipe_structure, why_plain
+from zoo.errors import UsageError
+
+EPOCHS, EARLIER = "tuner/epochs", "tuner/trial_id"  # what Hyperband's oracle adds to a trial
+BEST, LAST = "best.npz", "last-{}.npz"
+ARGUMENTS = {"validation_data", "validation_split", "epochs", "batch_size", "shuffle", "callbacks", "verbose"}
+# Callbacks that need no more than epochs, and change nothing of the step.
+CALLBACKS = (keras.callbacks.EarlyStopping, keras.callbacks.CSVLogger, keras.callbacks.TerminateOnNaN)
+
+
+class CompiledTuner(keras_tuner.Tuner):
+    """Searches like KerasTuner's tuners, many times as fast where the step is small.
+
+    Trials whose models have the same structure (layers, loss, metrics, optimizer and its switches) share one compiled step,
+    which takes learning rates, momenta, dropout rates and the like as arguments. What a trial gives is what `fit` gives. A
+    model that cannot share a step (its own `train_step`, layers of its own, Python functions as losses ...) is trained by plain
+    `fit`, and a warning says why, once for each reason.
+
+    Unlike the stock tuner, a diverged trial (NaN, infinite, or a loss above ten times its start) ends at once, and is never
+    a reason to end the search; and Hyperband goes on with the whole state of a trial, its optimizer's included.
+
+    Args:
+        oracle: Any KerasTuner oracle; a stock tuner's is its `.oracle`.
+        hypermodel: Any hypermodel or function that builds a compiled model.
+        seed: Seeds every trial's initialization, order of samples and random layers.
+        **arguments: Of `keras_tuner.Tuner`, such as `directory`, `project_name`, `overwrite`, `executions_per_trial`.
+
+    Attributes:
+        plain_reasons: Trial id -> why plain `fit` trained it.
+
+    Example:
+        >>> import keras, keras_tuner, numpy, tempfile, tuning
+        >>> def build(hp):
+        ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        ...     model.compile(keras.optimizers.Adam(hp.Float("rate", 1e-3, 1e-1, sampling="log")), "mse")
+        ...     return model
+        >>> oracle = keras_tuner.oracles.RandomSearchOracle("val_loss", max_trials=3)
+        >>> tuner = tuning.CompiledTuner(oracle, build, directory=tempfile.mkdtemp())
+        >>> x, y = numpy.random.rand(64, 4), numpy.random.rand(64, 2)
+        >>> tuner.search(x, y, validation_data=(x, y), epochs=2, batch_size=16, verbose=0)
+        >>> len(tuner.oracle.get_best_trials(3))
+        3
+    """
+
+    def __init__(self, oracle: keras_tuner.Oracle, hypermodel: Any, *, seed: int = 0, **arguments: Any) -> None:
+        super().__init__(oracle, hypermodel, **arguments)
+        self.seed = seed
+        self.plain_reasons: dict[str, str] = {}
+        self._engine: HyperModelEngine | None = None
+        self._data: list[Any] = []
+
+    def search(self, x: Any = None, y: Any = None, **arguments: Any) -> None:
+        """Searches.
+
+        Args:
+            x: Training inputs, samples first: an array, or a list or dictionary of arrays. Other kinds of data, such as a
+                `tf.data.Dataset`, are trained on by plain `fit`.
+            y: Their targets.
+            **arguments: Of `fit`: `validation_data` or `validation_split`, `epochs`, `batch_size`, `shuffle`, `callbacks`,
+                `verbose`. Others, and callbacks that look into steps, have every trial trained by plain `fit`.
+
+        Raises:
+            UsageError: The inputs and targets differ in length.
+        """
+        super().search(*(array for array in (x, y) if array is not None), **arguments)
+
+    def run_trial(self, trial: Any, *data: Any, **arguments: Any) -> Any:
+        """Trains one trial, as often as `executions_per_trial` says."""
+        if reason := self._why_stock(data, arguments):
+            self._say(trial, reason)
+            return super().run_trial(trial, *data, **arguments)
+        engine = self._engine_for(*data, **arguments)
+        best = _Best(self.oracle.objective)
+        return [self._execute(trial, engine, execution, best, arguments) for execution in range(self.executions_per_trial)]
+
+    def load_model(self, trial: Any) -> keras.Model:
+        """Returns a trial's model with the weights of its best epoch."""
+        path = self._file(trial.trial_id, BEST)
+        if not path.is_file():
+            return super().load_model(trial)
+        model = self._try_build(trial.hyperparameters)
+        arrays = Snapshot.read(path).arrays
+        for index, variable in enumerate(model.variables):
+            variable.assign(arrays[f"best_{index}"])
+        return model
+
+    # -- one execution -------------------------------------------------------------------------------------------------
+
+    def _execute(self, trial: Any, engine: HyperModelEngine, execution: int, best: _Best, arguments: Mapping[str, Any]) -> keras.callbacks.History:
+        values = trial.hyperparameters.values
+        epochs = values.get(EPOCHS, arguments.get("epochs", 1))
+        point = Point(trial.hyperparameters, values, epochs, arguments.get("batch_size") or 32, self.seed + execution)
+        began = time.perf_counter()
+        keras.utils.set_random_seed(point.seed)
+        model = self._build_hypermodel(trial.hyperparameters)
+        self._check_size(model)
+        structure = _zoo_structure(self.hypermodel, trial.hyperparameters, model) or model_structure
+        callbacks = keras.callbacks.CallbackList(self._deepcopy_callbacks(list(arguments.get("callbacks") or [])), model=model)
+
+        def on_epoch(row: Row) -> bool:
+            logs = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
+            self.on_epoch_end(trial, model, int(row["epoch"]) - 1, logs)
+            callbacks.on_epoch_end(int(row["epoch"]) - 1, logs)
+            return bool(model.stop_training)
+
+        model.stop_training = False
+        callbacks.on_train_begin()
+        built = time.perf_counter() - began
+        earlier = self._earlier(values, execution)
+        segment = engine.train(model, point, epochs, earlier, on_epoch, built=built, improved=best.improved, structure=structure)
+        callbacks.on_train_end()
+        if segment.plain:
+            self._say(trial, segment.plain)
+        if segment.state == "diverged":
+            self.oracle.max_consecutive_failed_trials += 1  # a result, no reason to end the search
+            raise errors.FailedTrialError(f"The trial diverged: {segment.message}.")
+        self._keep(trial, execution, segment)
+        return _history(segment.history)
+
+    def _check_size(self, model: keras.Model) -> None:
+        if self.max_model_size and model.count_params() > self.max_model_size:
+            raise errors.FailedTrialError(f"Oversized model: {model.count_params()} parameters. Skip model.")
+
+    def _earlier(self, values: Mapping[str, Any], execution: int) -> Snapshot | None:
+        """What the trial left that this one goes on with, where the oracle says so."""
+        path = self._file(values[EARLIER], LAST.format(execution)) if EARLIER in values else None
+        return Snapshot.read(path) if path and path.is_file() else None
+
+    def _keep(self, trial: Any, execution: int, segment: Segment) -> None:
+        """Writes the weights of the best epoch, and under Hyperband all that is needed to go on."""
+        assert segment.snapshot is not None
+        best = {name: array for name, array in segment.snapshot.arrays.items() if name.startswith("best_")}
+        if best:  # none where an earlier execution was better
+            dataclasses.replace(segment.snapshot, arrays=best).write(self._file(trial.trial_id, BEST))
+        if EPOCHS in trial.hyperparameters.values:
+            segment.snapshot.write(self._file(trial.trial_id, LAST.format(execution)))
+
+    def _file(self, trial_id: str, name: str) -> Path:
+        return Path(self.get_trial_dir(trial_id)) / name
+
+    # -- what can be compiled ------------------------------------------------------------------------------------------
+
+    def _why_stock(self, data: tuple[Any, ...], arguments: Mapping[str, Any]) -> str:
+        """Says why `fit` has to be called with the arguments as they are; empty where it has not."""
+        if len(data) != 2 or not all(hasattr(leaf, "shape") for part in data for leaf in keras.tree.flatten(part)):
+            return "the data are not arrays of inputs and targets"
+        validation = arguments.get("validation_data")
+        if validation is not None and not (isinstance(validation, tuple | list) and len(validation) == 2):
+            return "validation_data is no pair of inputs and targets"
+        if unknown := sorted(set(arguments) - ARGUMENTS):
+            return f"the argument {unknown[0]} of fit"
+        for callback in arguments.get("callbacks") or ():
+            if type(callback) not in CALLBACKS:
+                return f"the callback {type(callback).__name__} may look into steps"
+        if type(self.hypermodel).fit is not keras_tuner.HyperModel.fit:
+            return "the hypermodel has its own fit"
+        return "a distribution strategy" if self.distribution_strategy is not None else ""
+
+    def _engine_for(
+        self, x: Any, y: Any, validation_data: Any = None, validation_split: float = 0.0, shuffle: bool = True, **_: Any
+    ) -> HyperModelEngine:
+        """Returns the engine of the data, kept from trial to trial."""
+        key = [*keras.tree.flatten((x, y)), validation_split, shuffle, *keras.tree.flatten(validation_data or ())]
+        if self._engine is None or len(key) != len(self._data) or any(one is not other for one, other in zip(key, self._data, strict=True)):
+            lengths = {len(leaf) for leaf in keras.tree.flatten((x, y))}
+            if len(lengths) > 1:
+                raise UsageError(f"Inputs and targets must have as many samples. Received: {', '.join(map(str, sorted(lengths)))}.")
+            if validation_data is None and validation_split:
+                split = math.floor(min(lengths) * (1 - validation_split))  # the last ones, as in fit
+                x, y, *validation_data = (_cut(part, ends) for ends in ((0, split), (split, None)) for part in (x, y))
+            self._engine, self._data = HyperModelEngine(self.hypermodel, x, y, *(validation_data or ()), shuffle=shuffle), key
+        return self._engine
+
+    def _say(self, trial: Any, reason: str) -> None:
+        if reason not in self.plain_reasons.values():
+            warnings.warn(f"Trial {trial.trial_id} is trained by plain fit: {reason}.", stacklevel=2)
+        self.plain_reasons[trial.trial_id] = reason
+
+
+class _Best:
+    """Remembers the best value of an objective."""
+
+    def __init__(self, objective: Any) -> None:
+        self.objective, self.value = objective, math.nan
+
+    def improved(self, row: Row) -> bool:
+        """Tells whether an epoch is the best so far; an objective of several values counts as one sum."""
+        if not self.objective.has_value(row):
+            return False
+        value = self.objective.get_value(row)
+        if math.isnan(self.value) or self.objective.better_than(value, self.value):
+            self.value = value
+            return True
+        return False
+
+
+def _zoo_structure(hypermodel: Any, hyperparameters: keras_tuner.HyperParameters, model: keras.Model) -> Callable[[Any], Structure] | None:
+    """Splits a model of the zoo's own hypermodel by its recipe; None for any other."""
+    if not isinstance(hypermodel, ZooHyperModel) or why_plain(recipe := hypermodel.configure(hyperparameters)):
+        return None
+
+    def structure(model: keras.Model) -> Structure:
+        fixed, numbers = recipe_structure(recipe, model.optimizer)
+        smoothing = numbers.pop("loss.label_smoothing", None)  # the compiled loss holds it as a constant
+        return (fixed, smoothing), numbers, recipe_places(model, None, numbers)
+
+    return structure
+
+
+def _cut(data: Any, ends: tuple[int, int | None]) -> Any:
+    return keras.tree.map_structure(lambda array: array[slice(*ends)], data)
+
+
+def _history(rows: Sequence[Row]) -> keras.callbacks.History:
+    """Returns what `fit` would have."""
+    history = keras.callbacks.History()
+    history.epoch = [int(row["epoch"]) - 1 for row in rows]
+    history.history = {name: [row[name] for row in rows] for name in (rows[0] if rows else ()) if name not in ("epoch", "seconds")}
+    return history
