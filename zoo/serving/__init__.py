@@ -1,10 +1,15 @@
-"""A server that speaks TF Serving's REST protocol, for the same model repositories.
+"""A server that speaks TF Serving's REST and gRPC protocols, for the same model repositories, and a client.
 
-repository.py   which models and versions there are: folders, models.config
-servable.py     one loaded SavedModel
-json_codec.py   TF Serving's JSON to arrays and back
-rest.py         paths, methods and statuses
-server.py       start, drain, stop
+client.py         arrays in, arrays out, without TensorFlow
+server.py         start, drain, stop
+rest.py           paths, methods and statuses; json_parser.py and json_codec.py: TF Serving's JSON
+grpc_server.py    TF Serving's two gRPC services
+service.py        the services without the wire; inference.py: predict, classify, regress
+manager.py        versions that come and go; warmup.py: their first requests
+servable.py       one loaded SavedModel; batching.py: requests that run together
+repository.py     which models and versions there are: folders, models.config
+tensors.py        TensorProto to arrays and back; messages.py: protocol buffers without TensorFlow
+status.py         the canonical status codes; metrics.py: counts and times
 """
 
 from __future__ import annotations
@@ -13,14 +18,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo.serving.client import Client as Client
+    from zoo.serving.server import ServerOptions as ServerOptions
     from zoo.serving.server import ServerProcess as ServerProcess
     from zoo.serving.server import serve as serve
     from zoo.serving.server import start as start
 
-__all__ = ["ServerProcess", "serve", "start"]
+_HOMES = {"Client": "client", "ServerOptions": "server", "ServerProcess": "server", "serve": "server", "start": "server"}
+__all__ = ["Client", "ServerOptions", "ServerProcess", "serve", "start"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'zoo.serving' has no attribute {name!r}")
-    return getattr(importlib.import_module("zoo.serving.server"), name)
+    return getattr(importlib.import_module(f"zoo.serving.{_HOMES[name]}"), name)

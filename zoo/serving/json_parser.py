@@ -136,7 +136,7 @@ class _Parser:
         raise invalid_argument(f"JSON Parse error: {message} at offset: {self._at if at is None else at}")
 
     def _peek(self) -> int:
-        return self._body[self._at] if self._at < len(self._body) else -1
+        return self._body[self._at] if self._at < len(self._body) else 0
 
     def _skip(self) -> None:
         while self._at < len(self._body) and self._body[self._at] in _SPACE:
@@ -212,14 +212,14 @@ class _Parser:
                 return parts.decode("utf-8", "surrogateescape")
             if sign == ord("\\"):
                 parts += self._escape()
-            elif sign <= 0:
+            elif not sign:
                 self._fail("Missing a closing quotation mark in string.", start)
             else:
                 self._fail("Invalid encoding in string.")
 
     def _escape(self) -> bytes:
         start = self._at
-        sign = self._body[start + 1] if start + 1 < len(self._body) else -1
+        sign = self._body[start + 1] if start + 1 < len(self._body) else 0
         if sign in _ESCAPES:
             self._at += 2
             return bytes((_ESCAPES[sign],))
