@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import keras_tuner
@@ -68,14 +68,14 @@ class ZooHyperModel(keras_tuner.HyperModel):
         return compile_trainer(self.configure(hp), self.training)[0]
 
 
-def discover_space(hypermodel: keras_tuner.HyperModel) -> keras_tuner.HyperParameters:
+def discover_space(hypermodel: keras_tuner.HyperModel | Callable[[keras_tuner.HyperParameters], keras.Model]) -> keras_tuner.HyperParameters:
     """Returns every hyperparameter that a hypermodel declares, found by building it until each condition was met once.
 
     A build that raises counts with what it had declared by then, so that one bad configuration hides nothing but what it
     would have declared afterwards.
 
     Args:
-        hypermodel: Any of KerasTuner's.
+        hypermodel: Any of KerasTuner's, or a function of its hyperparameters.
 
     Example:
         >>> class Hypermodel(keras_tuner.HyperModel):
@@ -87,7 +87,9 @@ def discover_space(hypermodel: keras_tuner.HyperModel) -> keras_tuner.HyperParam
         ['deep', 'depth']
     """
     known = keras_tuner.HyperParameters()
-    hypermodel.declare_hyperparameters(known)
+    if isinstance(hypermodel, keras_tuner.HyperModel):
+        hypermodel.declare_hyperparameters(known)
+    build = getattr(hypermodel, "build", hypermodel)
     met: list[object] = []
     values: dict[str, object] = {}
     while True:
@@ -95,7 +97,7 @@ def discover_space(hypermodel: keras_tuner.HyperModel) -> keras_tuner.HyperParam
         hp.values.update(values)
         hp.ensure_active_values()
         with contextlib.suppress(Exception):
-            hypermodel.build(hp)
+            build(hp)
         known.merge([entry for entry in hp.space if not known._exists(entry.name, entry.conditions)])
         met += [scope for scope in hp.active_scopes if scope not in met]
         waiting = next((scope for scope in hp.inactive_scopes if scope not in met), None)

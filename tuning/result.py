@@ -116,6 +116,7 @@ class SearchResult:
         whole_only: Figures of shorter trials cannot be repeated by shorter training, because the learning rate follows a schedule.
         elapsed: Wall time of all calls on the directory.
         ended: Why the search ended.
+        validation: How many samples the trials were validated on.
     """
 
     trials: TrialTable
@@ -128,6 +129,7 @@ class SearchResult:
     whole_only: bool = False
     elapsed: float = 0.0
     ended: str = ""
+    validation: int = 0
 
     @property
     def ranking(self) -> list[Trial]:
@@ -150,6 +152,16 @@ class SearchResult:
                 f"No trial came to the end of an epoch in {self.seconds:.0f} s. Give the search a larger budget, or fewer epochs per trial.{detail}"
             )
         return ranking[0]
+
+    def interval(self) -> tuple[float, float] | None:
+        """Returns the 95 % Wilson score interval of the best trial's validation accuracy; None where there is none to give."""
+        from scipy.stats import binomtest
+
+        accuracy = self.best.val_accuracy
+        if not self.validation or accuracy is None:
+            return None
+        found = binomtest(round(accuracy * self.validation), self.validation).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
 
     def history(self) -> list[dict[str, float]]:
         """Returns a row per trial and epoch, in the order in which they ended: wall_seconds, trial, epoch, val_accuracy and others."""

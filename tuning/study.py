@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import keras_tuner
 
@@ -35,12 +35,17 @@ from zoo.specs import Recipe
 from zoo.training import load_training_data, write_recipe
 
 if TYPE_CHECKING:
+    import keras
     import numpy
+
+    from tuning.engine import HyperModelEngine
+    from tuning.plain_models import PlainHyperModelEngine
 
 BEST_RECIPE, TABLE, CHECKPOINTS = "best_recipe.json", "trials.csv", "checkpoints"
 ENGINES = ("compiled", "plain")
 MEMORY = 256 * 2**20  # bytes of paused trials' snapshots that are kept; a trial whose snapshot is gone is trained again up to its pause
 Arrays = tuple["numpy.ndarray", "numpy.ndarray"]
+HyperModel: TypeAlias = keras_tuner.HyperModel | Callable[[keras_tuner.HyperParameters], "keras.Model"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Subject(Protocol):
     """What is searched: a space, and how one of its points is trained."""
 
     space: keras_tuner.HyperParameters
+    validation: int
 
     def job(self, config: Mapping[str, Any]) -> Any:
         """Returns what the engine takes for a configuration."""
@@ -80,8 +86,8 @@ class Subject(Protocol):
     def recipe(self, config: Mapping[str, Any], epochs: int) -> Recipe | None:
         """Returns the recipe that repeats a trial of so many epochs, if there is one."""
 
-    def engine(self, kind: str) -> Engine:
-        """Loads the data and creates the engine."""
+    def engine(self, kind: str) -> Any:
+        """Loads the data and creates the engine, an `Engine` for such jobs."""
 
 
 class ZooSubject:
@@ -89,7 +95,7 @@ class ZooSubject:
 
     def __init__(self, settings: Settings, data_dir: str | Path | None) -> None:
         assert settings.recipe is not None
-        self.base, self.data_dir = settings.recipe, data_dir
+        self.base, self.data_dir, self.validation = settings.recipe, data_dir, 0
         self.space = search_space(self.base.model, settings.optimizers, study=settings.study, vary=settings.vary, ranges=settings.ranges)
 
     def job(self, config: Mapping[str, Any]) -> Recipe:
@@ -102,6 +108,7 @@ class ZooSubject:
     def engine(self, kind: str) -> Engine:
         training, validation = load_training_data(self.base, self.data_dir)
         assert validation is not None
+        self.validation = len(validation.labels)
         if kind == "plain":
             return PlainEngine(training, validation)
         from tuning.engine import CompiledEngine
@@ -112,8 +119,8 @@ class ZooSubject:
 class ArraySubject:
     """A user's own hypermodel on arrays."""
 
-    def __init__(self, settings: Settings, hypermodel: keras_tuner.HyperModel, data: tuple[Arrays, Arrays]) -> None:
-        self.settings, self.hypermodel, self.data = settings, hypermodel, data
+    def __init__(self, settings: Settings, hypermodel: HyperModel, data: tuple[Arrays, Arrays]) -> None:
+        self.settings, self.hypermodel, self.data, self.validation = settings, hypermodel, data, len(data[1][1])
         self.space = discover_space(hypermodel)
 
     def job(self, config: Mapping[str, Any]) -> Point:
@@ -122,10 +129,10 @@ class ArraySubject:
     def recipe(self, config: Mapping[str, Any], epochs: int) -> None:
         return None
 
-    def engine(self, kind: str) -> Engine:
+    def engine(self, kind: str) -> PlainHyperModelEngine | HyperModelEngine:
         (x, y), (validation_x, validation_y) = self.data
         if kind == "plain":
-            from tuning.segments import PlainHyperModelEngine
+            from tuning.plain_models import PlainHyperModelEngine
 
             return PlainHyperModelEngine(self.hypermodel, x, y, validation_x, validation_y)
         from tuning.engine import HyperModelEngine
@@ -141,7 +148,7 @@ def repeats(recipe: Recipe) -> bool:
 def search(
     recipe: Recipe | None = None,
     *,
-    hypermodel: keras_tuner.HyperModel | None = None,
+    hypermodel: HyperModel | None = None,
     data: tuple[Arrays, Arrays] | None = None,
     optimizers: Sequence[str] | None = None,
     study: Study = "joint",
@@ -176,7 +183,8 @@ def search(
 
     Args:
         recipe: The model, the data set, and everything the search does not vary; its `epochs` are those of a whole trial.
-        hypermodel: In place of a recipe: any KerasTuner hypermodel that builds a compiled classifier with the metric `accuracy`.
+        hypermodel: In place of a recipe: any KerasTuner hypermodel, or function of its hyperparameters, that builds a compiled
+            classifier with the metric `accuracy`.
         data: With a hypermodel: `((x, y), (validation_x, validation_y))`, arrays as its `fit` takes them.
         optimizers: The optimizers to choose from; all of the zoo's where None.
         study: What varies: `"optimizers"`, `"architecture"` or `"joint"`; see `tuning.search_space`.
@@ -231,7 +239,7 @@ def search(
         raise unknown("engine", engine, ENGINES)
     settings = Settings(
         recipe=None if recipe is None else dataclasses.replace(recipe, validate=True),
-        hypermodel="" if hypermodel is None else hypermodel.name or type(hypermodel).__name__,
+        hypermodel="" if hypermodel is None else _name(hypermodel),
         optimizers=() if recipe is None else tuple(search_space(recipe.model, optimizers, study="optimizers")._hps["optimizer"][0].values),
         study=study,
         vary=tuple(vary),
@@ -294,12 +302,16 @@ def resume(directory: str | Path, *, budget: float | None = None, trials: int | 
     return search(settings.recipe, optimizers=optimizers, budget=budget, trials=trials, directory=directory, **{**kept, **arguments})
 
 
+def _name(hypermodel: HyperModel) -> str:
+    return str(getattr(hypermodel, "name", None) or getattr(hypermodel, "__name__", type(hypermodel).__name__))
+
+
 def _subject(
-    settings: Settings, hypermodel: keras_tuner.HyperModel | None, data: tuple[Arrays, Arrays] | None, data_dir: str | Path | None
+    settings: Settings, hypermodel: HyperModel | None, data: tuple[Arrays, Arrays] | None, data_dir: str | Path | None
 ) -> ZooSubject | ArraySubject:
     if (settings.recipe is None) == (hypermodel is None) or (hypermodel is None) != (data is None):
         raise UsageError("A search is over a recipe, or over a hypermodel and its data: give the one or the other.")
-    return ZooSubject(settings, data_dir) if hypermodel is None else ArraySubject(settings, hypermodel, data)  # type: ignore[arg-type]
+    return ZooSubject(settings, data_dir) if hypermodel is None or data is None else ArraySubject(settings, hypermodel, data)
 
 
 def _enqueued(settings: Settings, space: keras_tuner.HyperParameters) -> list[dict[str, Any]]:
@@ -351,9 +363,10 @@ class _Search:
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     def run(self, engine: str) -> SearchResult:
+        """Searches until a limit is met."""
         try:
             self.ledger.suspend(waiting=False)
-            self.engine = self.subject.engine(engine)
+            self.engine: Any = self.subject.engine(engine)
             while (record := self._next()) is not None:
                 self._advance(record)
             if self.ended != OUT_OF_TIME:
@@ -408,7 +421,7 @@ class _Search:
         began = time.monotonic()
         try:
             segment = self.engine.run(
-                self.subject.job(_own(record.config)),  # type: ignore[arg-type]  # each engine takes its own subject's
+                self.subject.job(_own(record.config)),
                 record.until,
                 self._snapshot(record),
                 lambda row: self._epoch(record, row),
@@ -453,10 +466,12 @@ class _Search:
 
     def _epoch(self, record: Record, row: Row) -> bool:
         """Writes down an epoch; returns whether the trial ends there."""
-        epoch, accuracy = int(row["epoch"]), float(row["val_accuracy"])
+        epoch, accuracy = int(row["epoch"]), float(row.get("val_accuracy", math.nan))
         if epoch in record.curve or epoch <= record.config.get("tuner/initial_epoch", 0):  # trained again, up to where it was paused
             return False
         try:
+            if "val_accuracy" not in row:
+                raise UsageError(f"A trial is judged by its val_accuracy: compile the model with metrics=['accuracy']. It has: {', '.join(row)}.")
             self.history.append(self._elapsed(), record.number, row)
             self.ledger.report(record, epoch, accuracy)
             self._show(record, None)
@@ -554,6 +569,7 @@ class _Search:
             whole_only=base is not None and (not repeats(base) or "schedule" in self.settings.vary),
             elapsed=self._elapsed(),
             ended=self.ended,
+            validation=self.subject.validation,
         )
 
 
