@@ -9,6 +9,7 @@ import numpy
 import pytest
 import tensorflow as tf
 
+from zoo import images
 from zoo.errors import ImageError, UsageError
 from zoo.images import decode_image, exif_orientation, prepare_image, read_image, resize_image
 
@@ -232,3 +233,10 @@ def light_stroke(height: int = 90, width: int = 60, rows: slice = slice(20, 70),
     pixels = numpy.zeros((height, width, 1), "uint8")
     pixels[rows, columns] = 255
     return pixels
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (256, 30, 1), (100, 256, 1)])
+def test_the_largest_in_a_window_is_what_pooling_finds(shape: tuple[int, int, int]) -> None:
+    gray = numpy.random.default_rng(0).uniform(0, 255, shape).astype("float32")
+    pooled = tf.nn.max_pool2d(gray[None], images.WINDOW, 1, "SAME")[0]
+    numpy.testing.assert_array_equal(images._largest(tf.constant(gray)), pooled)

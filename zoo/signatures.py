@@ -137,7 +137,9 @@ def _example_parser(shape: tuple[int, ...], prepare: Callable[[tf.Tensor], tf.Te
         received, files = tf.size(pixels), tf.size(row[EXAMPLE_FILE])
         is_whole = (received == prod(shape)) & (files == 0)
         is_file = (received == 0) & (files == 1) & (prepare is not None)
-        tf.debugging.Assert(is_whole | is_file, [f"A tf.Example holds {wanted}. Received pixels, files:", received, files])
+        message = [f"A tf.Example holds {wanted}. Received pixels, files:", received, files]
+        with tf.control_dependencies([tf.debugging.Assert(is_whole | is_file, message)]):
+            pixels = tf.identity(pixels)
         if prepare is None:
             return tf.reshape(pixels, shape)
         return tf.cond(is_file, lambda: prepare(row[EXAMPLE_FILE])[0], lambda: tf.reshape(pixels, shape))
