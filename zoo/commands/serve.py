@@ -288,7 +288,7 @@ def _announce(manager: Manager, addresses: Addresses) -> None:
     """Prints what is served and where, and a request that works."""
     from zoo.serving.server import READY
 
-    for reason in manager.failures().values():
+    for reason in [*manager.failures().values(), *manager.missing()]:
         print(f"not served: {reason}", file=sys.stderr)
     names = [source.name for source in manager.sources if manager.loaded(source.name)]
     for name in names:

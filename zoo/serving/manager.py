@@ -126,12 +126,12 @@ class Manager:
         return dict(sorted(self._serving.get(name, {}).items()))
 
     def failures(self) -> dict[str, str]:
-        """Returns why models or versions are not served, by `name` or `name/version`."""
-        failures = {f"{name}/{number}": version.error.message for name, number, version in self._every() if version.error is not None}
-        for name, source in self._sources.items():
-            if not self._versions.get(name) and not source.aspired():
-                failures[name] = source.missing()
-        return failures
+        """Returns why versions could not be loaded, by `name/version`."""
+        return {f"{name}/{number}": version.error.message for name, number, version in self._every() if version.error is not None}
+
+    def missing(self) -> list[str]:
+        """Returns what to say of the models that have no version."""
+        return [source.missing() for name, source in self._sources.items() if not self._versions.get(name)]
 
     @contextlib.contextmanager
     def lease(self, name: str, version: int | None = None, label: str | None = None) -> Iterator[tuple[int, Servable]]:

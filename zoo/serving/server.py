@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -195,10 +196,10 @@ def _application(service: Any, metrics: Any, options: ServerOptions) -> Any:
 def _require_models(manager: Manager, wait: bool) -> None:
     """Sees to it that there is something to serve."""
     while not any(manager.loaded(source.name) for source in manager.sources):
-        failures = manager.failures()
-        if not wait or any(source.aspired() for source in manager.sources):
-            raise ServingError(f"No model could be loaded. {' '.join(failures.values())}")
-        threading.Event().wait(0.2)  # a look into the folders reports what is missing
+        failures = list(manager.failures().values())
+        if failures or not wait:
+            raise ServingError(f"No model could be loaded. {' '.join(failures + manager.missing())}")
+        time.sleep(0.1)  # the manager's own looks report what is missing
 
 
 async def _run(rest: Any, listener: socket.socket | None, grpc_server: Any, announce: Callable[[], None]) -> None:
