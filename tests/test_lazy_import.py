@@ -15,7 +15,7 @@ import zoo
 import zoo.commands
 
 BACKENDS = {"tensorflow", "keras", "jax", "torch"}
-SLOW = BACKENDS | {"numpy", "scipy", "sklearn", "rich", "optuna", "keras_tuner", "tensorflow_datasets", "matplotlib", "starlette", "uvicorn"}
+SLOW = BACKENDS | {"numpy", "scipy", "sklearn", "rich", "optuna", "keras_tuner", "tensorflow_datasets", "matplotlib", "uvicorn", "grpc"}
 
 
 def modules_after(code: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 import sys
@@ -90,6 +91,14 @@ def test_the_command_says_what_passed_and_what_did_not(monkeypatch: pytest.Monke
     assert [hop["passed"] for hop in json.loads(capsys.readouterr().out)] == [True, None, False]
     assert main(["verify"]) == 2
     assert "Name the weights to verify, or ask for --all." in capsys.readouterr().err
+
+
+def test_without_the_servers_packages_both_its_hops_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "grpc" else find(name, *rest))
+    hops = {hop.hop: hop for hop in zoo.verify("relu_mlp.digits")}
+    for name in ("rest", "grpc"):
+        assert (hops[name].passed, hops[name].skipped) == (None, "Serving needs its packages: pip install 'neuron-zoo[serve]'")
 
 
 def test_a_missing_extra_is_a_skipped_hop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-5
 SUFFIX = ".golden.npz"
-HOPS = ("build", "keras_file", "saved_model", "session", "litert", "onnx", "rest")
+HOPS = ("build", "keras_file", "saved_model", "session", "litert", "onnx", "rest", "grpc")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Hop:
     Attributes:
         name: `model.tag`.
         hop: `build`, a fresh model with the weights; `keras_file`, a `.keras` file; `saved_model`, the export in TensorFlow 2;
-            `session`, in a session as TF Serving loads it; `litert`; `onnx`; `rest`, the embedded server.
+            `session`, in a session as TF Serving loads it; `litert`; `onnx`; `rest` and `grpc`, the
+            embedded server.
         error: Largest absolute difference of a probability, or None where the hop could not be taken.
         skipped: Why it could not, or the empty string.
     """
@@ -92,7 +93,8 @@ def verify(*names: str) -> list[Hop]:
                 found[name].append(_hop(name, hop, partial(answer, images), goldens[name]))
         with _served(exports) as answers:
             for name in names:
-                found[name].append(_hop(name, "rest", partial(answers, name, golden_images(name)), goldens[name]))
+                for protocol, ask in answers.items():
+                    found[name].append(_hop(name, protocol, partial(ask, name, golden_images(name)), goldens[name]))
     return [hop for hops in found.values() for hop in hops]
 
 
@@ -197,29 +199,21 @@ def _answers(model: keras.Model, card: Card, folder: Path, exports: Path) -> Ite
 
 
 @contextlib.contextmanager
-def _served(exports: Path) -> Iterator[Callable[[str, numpy.ndarray], numpy.ndarray]]:
-    """A server of all exports in a child process, as a function from a name and images to probabilities."""
+def _served(exports: Path) -> Iterator[dict[str, Callable[[str, numpy.ndarray], numpy.ndarray]]]:
+    """A server of all exports in a child process: for each protocol a function from a name and images to probabilities."""
     import importlib.util
-    import json
-    import urllib.request
 
-    import numpy
+    from zoo.serving import Client, start
 
-    from zoo.serving import start
+    def refuse(name: str, images: numpy.ndarray) -> numpy.ndarray:
+        raise MissingExtraError("Serving needs its packages: pip install 'neuron-zoo[serve]'")
 
-    if not all(importlib.util.find_spec(package) for package in ("orjson", "starlette", "uvicorn")):
-
-        def refuse(name: str, images: numpy.ndarray) -> numpy.ndarray:
-            raise MissingExtraError("Serving needs its packages: pip install 'neuron-zoo[serve]'")
-
-        yield refuse
+    if not all(importlib.util.find_spec(package) for package in ("orjson", "uvicorn", "grpc", "tensorflow_serving")):
+        yield {"rest": refuse, "grpc": refuse}
         return
-    with start(exports) as server:
 
-        def ask(name: str, images: numpy.ndarray) -> numpy.ndarray:
-            body = json.dumps({"instances": images.tolist()}).encode()
-            with urllib.request.urlopen(f"{server.url}/v1/models/{name}:predict", body, timeout=60) as response:
-                predictions = json.load(response)["predictions"]
-            return numpy.array([prediction["probabilities"] for prediction in predictions], "float32")
+    def ask(client: Client, name: str, images: numpy.ndarray) -> numpy.ndarray:
+        return client.predict(name, image=images.astype("float32"))["probabilities"]
 
-        yield ask
+    with start(exports) as server, Client(server.url) as rest, Client(server.grpc) as grpc:
+        yield {"rest": partial(ask, rest), "grpc": partial(ask, grpc)}
