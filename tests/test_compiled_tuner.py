@@ -295,4 +295,6 @@ def test_the_zoos_own_hypermodel_shares_steps_too(tmp_path: Path) -> None:
     search = tuner(hypermodel, tmp_path, trials=2)
     search.search(training.images, training.labels, validation_data=(validation.images, validation.labels), epochs=1, batch_size=128, verbose=0)
     assert not search.plain_reasons
-    assert len(search._engine.programs) == 1
+    assert len(search._recipe_engine[1].programs) == 1
+    trial = search.oracle.get_best_trials(1)[0]
+    assert search.get_best_models(1)[0].evaluate(validation.images, validation.labels, verbose=0)[1] == pytest.approx(trial.score, abs=1e-5)

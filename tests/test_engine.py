@@ -153,9 +153,8 @@ def test_bfloat16_gives_what_fit_gives(engine: CompiledEngine, digits: tuple[zoo
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam"])
-def test_xla_gives_what_fit_gives(name: str, digits: tuple[zoo.Dataset, zoo.Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "XLA_FROM_STEPS", 1)
-    engine = CompiledEngine(*digits)
+def test_xla_gives_what_fit_gives(name: str, digits: tuple[zoo.Dataset, zoo.Dataset]) -> None:
+    engine = CompiledEngine(*digits, xla=True)
     recipe = dataclasses.replace(MLP, optimizer=name, learning_rate=0.01)
     segment = engine.run(recipe, until=3)
     assert [program.jit for program in engine.programs.values()] == [True]

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import keras
 import keras_tuner
 from keras_tuner import errors
 
-from tuning.engine import HyperModelEngine
+from tuning.engine import CompiledEngine, HyperModelEngine
 from tuning.hypermodel import ZooHyperModel
 from tuning.segments import Point, Row, Segment, Snapshot
-from tuning.structures import Structure, model_structure, recipe_places, recipe_structure, why_plain
 from zoo.errors import UsageError
+from zoo.specs import Recipe
 
 EPOCHS, EARLIER = "tuner/epochs", "tuner/trial_id"  # what Hyperband's oracle adds to a trial
 BEST, LAST = "best.npz", "last-{}.npz"
@@ -67,6 +67,7 @@ class CompiledTuner(keras_tuner.Tuner):
         self.plain_reasons: dict[str, str] = {}
         self._engine: HyperModelEngine | None = None
         self._data: list[Any] = []
+        self._recipe_engine: tuple[HyperModelEngine, CompiledEngine] | None = None
 
     def search(self, x: Any = None, y: Any = None, **arguments: Any) -> None:
         """Searches.
@@ -106,28 +107,22 @@ class CompiledTuner(keras_tuner.Tuner):
     # -- one execution -------------------------------------------------------------------------------------------------
 
     def _execute(self, trial: Any, engine: HyperModelEngine, execution: int, best: _Best, arguments: Mapping[str, Any]) -> keras.callbacks.History:
-        values = trial.hyperparameters.values
-        epochs = values.get(EPOCHS, arguments.get("epochs", 1))
-        point = Point(trial.hyperparameters, values, epochs, arguments.get("batch_size") or 32, self.seed + execution)
-        began = time.perf_counter()
-        keras.utils.set_random_seed(point.seed)
-        model = self._build_hypermodel(trial.hyperparameters)
-        self._check_size(model)
-        structure = _zoo_structure(self.hypermodel, trial.hyperparameters, model) or model_structure
-        callbacks = keras.callbacks.CallbackList(self._deepcopy_callbacks(list(arguments.get("callbacks") or [])), model=model)
-
-        def on_epoch(row: Row) -> bool:
-            logs = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
-            self.on_epoch_end(trial, model, int(row["epoch"]) - 1, logs)
-            callbacks.on_epoch_end(int(row["epoch"]) - 1, logs)
-            return bool(model.stop_training)
-
-        model.stop_training = False
-        callbacks.on_train_begin()
-        built = time.perf_counter() - began
-        earlier = self._earlier(values, execution)
-        segment = engine.train(model, point, epochs, earlier, on_epoch, built=built, improved=best.improved, structure=structure)
-        callbacks.on_train_end()
+        hyperparameters = trial.hyperparameters
+        epochs = hyperparameters.values.get(EPOCHS, arguments.get("epochs", 1))
+        point = Point(hyperparameters, hyperparameters.values, epochs, arguments.get("batch_size") or 32, self.seed + execution)
+        watched = _Watched(self, trial, self._deepcopy_callbacks(list(arguments.get("callbacks") or [])))
+        earlier = self._earlier(point.values, execution)
+        recipe = self._recipe(point)
+        if recipe is not None and engine.plain.validation is not None:
+            segment = self._recipes(engine).run(recipe, epochs, earlier, watched.on_epoch, improved=best.improved)
+        else:
+            began = time.perf_counter()
+            keras.utils.set_random_seed(point.seed)
+            model = self._build_hypermodel(hyperparameters)
+            self._check_size(model)
+            built = time.perf_counter() - began
+            segment = engine.train(model, point, epochs, earlier, watched.on_epoch, built=built, improved=best.improved)
+        watched.end()
         if segment.plain:
             self._say(trial, segment.plain)
         if segment.state == "diverged":
@@ -135,6 +130,21 @@ class CompiledTuner(keras_tuner.Tuner):
             raise errors.FailedTrialError(f"The trial diverged: {segment.message}.")
         self._keep(trial, execution, segment)
         return _history(segment.history)
+
+    def _recipe(self, point: Point) -> Recipe | None:
+        """The recipe of a point of the zoo's own hypermodel, whose model then need not be built; None for any other."""
+        if not isinstance(self.hypermodel, ZooHyperModel):
+            return None
+        recipe = self.hypermodel.configure(point.space)
+        return dataclasses.replace(recipe, epochs=max(recipe.epochs, point.epochs), batch_size=point.batch_size, seed=point.seed)
+
+    def _recipes(self, engine: HyperModelEngine) -> CompiledEngine:
+        """The engine of recipes on the data of the other one."""
+        if self._recipe_engine is None or self._recipe_engine[0] is not engine:
+            pairs = (engine.plain.x, engine.plain.y), engine.plain.validation or ()
+            sets = [self.hypermodel.training._replace(images=x, labels=y) for x, y in pairs]
+            self._recipe_engine = engine, CompiledEngine(*sets)
+        return self._recipe_engine[1]
 
     def _check_size(self, model: keras.Model) -> None:
         if self.max_model_size and model.count_params() > self.max_model_size:
@@ -213,17 +223,23 @@ class _Best:
         return False
 
 
-def _zoo_structure(hypermodel: Any, hyperparameters: keras_tuner.HyperParameters, model: keras.Model) -> Callable[[Any], Structure] | None:
-    """Splits a model of the zoo's own hypermodel by its recipe; None for any other."""
-    if not isinstance(hypermodel, ZooHyperModel) or why_plain(recipe := hypermodel.configure(hyperparameters)):
-        return None
+class _Watched:
+    """Calls the tuner's and the user's callbacks after epochs, with a model that they may stop but not look into."""
 
-    def structure(model: keras.Model) -> Structure:
-        fixed, numbers = recipe_structure(recipe, model.optimizer)
-        smoothing = numbers.pop("loss.label_smoothing", None)  # the compiled loss holds it as a constant
-        return (fixed, smoothing), numbers, recipe_places(model, None, numbers)
+    def __init__(self, tuner: CompiledTuner, trial: Any, callbacks: list[keras.callbacks.Callback]) -> None:
+        self.tuner, self.trial, self.model = tuner, trial, keras.Model()
+        self.callbacks = keras.callbacks.CallbackList(callbacks, model=self.model)
+        self.model.stop_training = False
+        self.callbacks.on_train_begin()
 
-    return structure
+    def on_epoch(self, row: Row) -> bool:
+        logs = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
+        self.tuner.on_epoch_end(self.trial, self.model, int(row["epoch"]) - 1, logs)
+        self.callbacks.on_epoch_end(int(row["epoch"]) - 1, logs)
+        return bool(self.model.stop_training)
+
+    def end(self) -> None:
+        self.callbacks.on_train_end()
 
 
 def _cut(data: Any, ends: tuple[int, int | None]) -> Any:

@@ -25,7 +25,7 @@ from tuning.programs import DeviceData, Program, learning_rates
 from tuning.scalars import Slots
 from tuning.segments import Improved, OnEpoch, PlainEngine, Point, Segment, Snapshot, check_until
 from tuning.stretches import Stretch
-from tuning.structures import Structure, Unshareable, model_structure, recipe_places, recipe_structure, start_structure, why_plain
+from tuning.structures import Unshareable, model_structure, recipe_places, recipe_structure, start_structure, why_plain
 from zoo.specs import Recipe
 from zoo.training import accuracy, compile_trainer, loss, make_optimizer, order, steps_per_epoch
 
@@ -67,6 +67,8 @@ class CompiledEngine:
         training: The images to train on.
         validation: Evaluated after every epoch.
         programs: How many compiled programs are kept; the one unused for longest goes first.
+        xla: Has XLA compile networks without convolutions and random layers. It runs on one core with about four fifths of the
+            processor time, and takes two seconds more for each program: right for long searches where cores are scarce.
 
     Example:
         >>> import zoo
@@ -79,18 +81,24 @@ class CompiledEngine:
         ('completed', '', 1)
     """
 
-    def __init__(self, training: Dataset, validation: Dataset, programs: int = PROGRAMS) -> None:
-        self.training, self.validation = training, validation
+    def __init__(self, training: Dataset, validation: Dataset, programs: int = PROGRAMS, xla: bool = False) -> None:
+        self.training, self.validation, self.xla = training, validation, xla
         self.programs: Recent[Program] = Recent(programs)
         self._starts: Recent[list[numpy.ndarray]] = Recent(STARTS)
 
     def run(
-        self, recipe: Recipe, until: int, snapshot: Snapshot | None = None, on_epoch: OnEpoch | None = None, deadline: float = math.inf
+        self,
+        recipe: Recipe,
+        until: int,
+        snapshot: Snapshot | None = None,
+        on_epoch: OnEpoch | None = None,
+        deadline: float = math.inf,
+        improved: Improved | None = None,
     ) -> Segment:
-        """Trains a recipe up to an epoch; see `tuning.segments.Engine.run`."""
+        """Trains a recipe up to an epoch; see `tuning.segments.Engine.run`, and for `improved` `HyperModelEngine.train`."""
         check_until(recipe, until)
         if reason := why_plain(recipe):
-            return PlainEngine(self.training, self.validation, reason).run(recipe, until, snapshot, on_epoch, deadline)
+            return PlainEngine(self.training, self.validation, reason).run(recipe, until, snapshot, on_epoch, deadline, improved)
         began = time.perf_counter()
         steps, first = steps_per_epoch(recipe, self.training), 0 if snapshot is None else snapshot.epoch
         optimizer = make_optimizer(recipe, steps * recipe.epochs)
@@ -98,7 +106,7 @@ class CompiledEngine:
         program = self.programs.find(structure, lambda: self._program(recipe, numbers))
         rates = learning_rates(optimizer._learning_rate, first * steps, max(0, until - first) * steps)
         rows = partial(order, recipe.seed, images=len(self.training.labels))
-        stretch = Stretch(program, numbers, rates, rows, first, until, snapshot, deadline, partial(_weaken, recipe, program))
+        stretch = Stretch(program, numbers, rates, rows, first, until, snapshot, deadline, partial(_weaken, recipe, program), improved)
         stretch.load(lambda: self._start(recipe))
         stretch.build_seconds = time.perf_counter() - began
         return stretch.run(on_epoch)
@@ -110,7 +118,7 @@ class CompiledEngine:
         smoothing = SimpleNamespace(label_smoothing=recipe.label_smoothing, teacher=None)  # all that the loss reads of a recipe
         trainer.compile(trainer.optimizer, loss(cast(Recipe, smoothing)), metrics=[accuracy(recipe)])
         slots = Slots(recipe_places(trainer, smoothing, numbers))
-        return Program(trainer, slots, self._data, recipe.batch_size)
+        return Program(trainer, slots, self._data, recipe.batch_size, jit=self.xla)
 
     def _start(self, recipe: Recipe) -> list[numpy.ndarray]:
         """The values of a new model's variables."""
@@ -191,7 +199,6 @@ class HyperModelEngine:
         deadline: float = math.inf,
         built: float = 0.0,
         improved: Improved | None = None,
-        structure: Callable[[keras.Model], Structure] = model_structure,
     ) -> Segment:
         """Trains a model that has been built; as `run`.
 
@@ -205,15 +212,16 @@ class HyperModelEngine:
             built: Seconds that building took.
             improved: Called with each epoch's row; where it returns True, the snapshot keeps that epoch's variables too, as
                 `best_0`, `best_1` ...
-            structure: Splits the model.
         """
         began = time.perf_counter()
         try:
-            fixed, numbers, places = structure(model)
+            structure, numbers, places = model_structure(model)
         except Unshareable as reason:
             return self.plain.train(model, point, until, snapshot, on_epoch, deadline, built, str(reason), improved)
         values, schedule = [variable.numpy().copy() for variable in model.variables], model.optimizer._learning_rate
-        program = self.programs.find((fixed, point.batch_size), lambda: Program(model, Slots(places), self._data, point.batch_size, remainder=True))
+        program = self.programs.find(
+            (structure, point.batch_size), lambda: Program(model, Slots(places), self._data, point.batch_size, remainder=True)
+        )
         first = 0 if snapshot is None else snapshot.epoch
         rates = learning_rates(schedule, first * program.steps, max(0, until - first) * program.steps)
         rows = partial(shuffled, point.seed if self.plain.shuffle else None, len(self._data))

@@ -23,10 +23,8 @@ from tuning.segments import EXPLOSION, WINDOW
 
 VALIDATION_BATCH = 1000
 SECONDS_BETWEEN_LOOKS = 0.5  # at the clock
-# XLA halves the time of small multiplications and adds a second or two of compiling, which an epoch of few steps does not
-# win back. Its convolutions on a CPU are several times slower than TensorFlow's, and its random numbers are other ones than
-# those of Keras's `fit`.
-XLA_FROM_STEPS = 200
+# What XLA does as TensorFlow does. Its convolutions on a CPU are several times slower, and its random numbers are other ones
+# than those of Keras's `fit`.
 COMPILED_BY_XLA = (
     keras.layers.InputLayer,
     keras.layers.Dense,
@@ -98,12 +96,10 @@ class Program:
         data: What it trains on.
         batch_size: Rows per step; those left over at an epoch's end make a smaller step where `remainder` is True.
         remainder: Whether an epoch ends with a smaller batch.
-        jit: Whether XLA compiles it; where None, it does if an epoch has many steps and `suits_xla` says so.
+        jit: Whether XLA compiles it, where `suits_xla` says so.
     """
 
-    def __init__(
-        self, model: keras.Model, slots: Slots, data: DeviceData, batch_size: int, *, remainder: bool = False, jit: bool | None = None
-    ) -> None:
+    def __init__(self, model: keras.Model, slots: Slots, data: DeviceData, batch_size: int, *, remainder: bool = False, jit: bool = False) -> None:
         self.model, self.slots, self.data = model, slots, data
         self.batch_size = min(batch_size, len(data))
         self.whole_steps = len(data) // self.batch_size
@@ -112,7 +108,7 @@ class Program:
         self.rows = self.whole_steps * self.batch_size + self.rest
         self.steps_at_once = WINDOW
         self._build()
-        self.jit = (self.steps >= XLA_FROM_STEPS and suits_xla(model)) if jit is None else jit
+        self.jit = jit and suits_xla(model)
         self._train = tf.function(self._train_steps, autograph=False, jit_compile=self.jit)
         self._test = tf.function(self._test_steps, autograph=False, jit_compile=self.jit)
         self._compile()
@@ -270,6 +266,6 @@ def learning_rates(schedule: float | Callable[[Any], Any], first: int, steps: in
 
 
 def suits_xla(model: keras.Model) -> bool:
-    """Tells whether XLA gives the same numbers as TensorFlow, and sooner."""
+    """Tells whether XLA gives the same numbers as TensorFlow, and not more slowly."""
     layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
     return all(isinstance(layer, COMPILED_BY_XLA) or getattr(layer, "augmentations", None) == () for layer in layers)

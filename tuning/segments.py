@@ -189,13 +189,19 @@ class PlainEngine:
         self.training, self.validation, self.reason = training, validation, reason
 
     def run(
-        self, recipe: Recipe, until: int, snapshot: Snapshot | None = None, on_epoch: OnEpoch | None = None, deadline: float = math.inf
+        self,
+        recipe: Recipe,
+        until: int,
+        snapshot: Snapshot | None = None,
+        on_epoch: OnEpoch | None = None,
+        deadline: float = math.inf,
+        improved: Improved | None = None,
     ) -> Segment:
-        """Trains a recipe up to an epoch; see `Engine.run`."""
+        """Trains a recipe up to an epoch; see `Engine.run`, and for `improved` `tuning.engine.HyperModelEngine.train`."""
         check_until(recipe, until)
         began = time.perf_counter()
         run = TrainingRun(recipe, self.training, self.validation)
-        segment = train_plainly(run, until, snapshot, on_epoch, deadline, time.perf_counter() - began, self.reason)
+        segment = train_plainly(run, until, snapshot, on_epoch, deadline, time.perf_counter() - began, self.reason, improved)
         del run
         gc.collect()  # a Keras model is a ring of references
         return segment

@@ -18,7 +18,6 @@ from zoo.registry import resolve
 from zoo.specs import Flip, Recipe
 
 Places = dict[str, Sequence[tuple[Any, str]]]
-Structure = tuple[Hashable, dict[str, float], Places]
 REGULARIZERS = ("kernel_regularizer", "bias_regularizer", "activity_regularizer")
 OVERRIDES = ("train_step", "test_step", "compute_loss", "compute_metrics")
 
@@ -95,7 +94,7 @@ def frozen(hyperparameters: Mapping[str, Any]) -> Hashable:
 # -- any Keras model ---------------------------------------------------------------------------------------------------
 
 
-def model_structure(model: keras.Model) -> Structure:
+def model_structure(model: keras.Model) -> tuple[Hashable, dict[str, float], Places]:
     """Splits a compiled Keras model, with the places of its numbers.
 
     Raises:
