@@ -13,6 +13,8 @@ import numpy
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from serving_models import TYPES, Running, contract_server, half_plus, repository, serving
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
@@ -570,6 +572,45 @@ def test_a_large_message(server: Running) -> None:
     """Two million numbers, 8 MB: twice what gRPC takes by default."""
     request = predict_request(spec(HALF), {"x": numpy.ones(2_000_000, "float32")})
     assert tf.make_ndarray(server.prediction.Predict(request, timeout=60).outputs["y"]).sum() == 7_000_000
+
+
+@given(
+    name=st.sampled_from([HALF, "types", "several", ""]),
+    signature=st.sampled_from(["", "float32", "string", "int64", "bool", "classify", "uneven"]),
+    proto=st.builds(
+        dict,
+        dtype=st.integers(0, 25),
+        shape=st.lists(st.integers(-2, 3), max_size=3),
+        float_val=st.lists(st.floats(width=32), max_size=3),
+        string_val=st.lists(st.binary(max_size=3), max_size=3),
+        int_val=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=3),
+        half_val=st.lists(st.integers(0, 2**16 - 1), max_size=2),
+        scomplex_val=st.lists(st.floats(width=32), max_size=3),
+        tensor_content=st.binary(max_size=12),
+    ),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_message_is_a_server_error(server: Running, name: str, signature: str, proto: dict[str, Any]) -> None:
+    request = PredictRequest(model_spec=spec(name, signature=signature))
+    tensor = request.inputs["x"]
+    for size in proto.pop("shape"):
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.MergeFrom(type(tensor)(**proto))
+    try:
+        code = server.prediction.Predict(request, timeout=30) and Code.OK
+    except grpc.RpcError as error:
+        code = error.code()
+    assert code in (Code.OK, Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.UNIMPLEMENTED)
+
+
+def test_bytes_that_are_no_message(server: Running) -> None:
+    call = server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    with pytest.raises(grpc.RpcError):
+        call(b"\xff\xff\xff", timeout=30)
+    with pytest.raises(grpc.RpcError) as failure:
+        server.channel.unary_unary("/tensorflow.serving.PredictionService/Nothing")(b"", timeout=30)
+    assert failure.value.code() == Code.UNIMPLEMENTED
+    server.prediction.Predict(predict_request(spec(HALF), {"x": floats(1)}), timeout=30)
 
 
 def test_an_address_in_use(server: Running) -> None:

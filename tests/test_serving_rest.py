@@ -14,9 +14,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import pytest
 import requests
-from serving_models import Running, contract_server, half_plus, repository, serving
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serving_models import TYPES, Running, contract_server, half_plus, repository, serving
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 from zoo.serving.inference import Options
 from zoo.serving.metrics import PATH, Metrics
@@ -585,6 +590,44 @@ def test_chunks_and_connections_that_end_early(server: Running) -> None:
     assert post(server, HALF, {"instances": [1.0]}).status_code == 200
 
 
+def test_documents_that_are_deep_or_large(server: Running) -> None:
+    deep = '{"instances": 1, "more": ' + "[" * 900 + "]" * 900 + "}"
+    assert post(server, HALF, deep).status_code == 400
+    response = post(server, HALF, {"instances": 1, "more": [1] * 50_000})
+    assert response.status_code == 400
+    assert len(response.json()["error"]) < 21_000, "a message does not repeat all of a large document"
+    assert post(server, HALF, '{"instances": [' + "9" * 5000 + "]}").json() == {
+        "error": "JSON Parse error: Number too big to be stored in double. at offset: 15"
+    }
+
+
+def test_head(server: Running) -> None:
+    response = requests.head(f"{server.url}/v1/models/half_plus_two", timeout=30)
+    assert (response.status_code, response.content) == (400, b"")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats() | st.text(max_size=3) | st.just({"b64": "YQ=="}),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["x", "text", "number", "flag", "b64"]), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    path=st.sampled_from(
+        ["half_plus_two", "several", "types", "half_plus_two_v1", "defaults", "half_plus_two/labels/stable", "half_plus_two/versions/1"]
+    ),
+    method=st.sampled_from(["predict", "classify", "regress"]),
+    signature=st.sampled_from(["serving_default", "classify", "regress", "uneven", "numbers", *TYPES]),
+    document=st.dictionaries(st.sampled_from(["instances", "inputs", "examples", "context"]), VALUES, max_size=2),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_document_is_a_server_error(server: Running, path: str, method: str, signature: str, document: dict[str, Any]) -> None:
+    response = post(server, f"{path}:{method}", {"signature_name": signature, **document})
+    assert response.status_code in (200, 400, 501), response.text
+    assert isinstance(json.loads(response.content.decode("utf-8", "surrogateescape")), dict)
+
+
 def test_requests_in_parallel(server: Running) -> None:
     def ask(number: int) -> Any:
         return post(server, HALF, {"instances": [float(number)] * 50}).json()["predictions"]
@@ -683,20 +726,29 @@ def test_metrics_on_demand() -> None:
 
 
 def test_a_new_version_under_load(tmp_path: Any) -> None:
-    """Versions come and go while clients ask: none of them gets anything but an answer."""
+    """Versions come and go while clients ask by both protocols: none of them gets anything but an answer."""
     half_plus(tmp_path / "half" / "1", 1)
     later = half_plus(tmp_path / "later" / "2", 2)
-    answers: list[tuple[int, str]] = []
+    answers: list[Any] = []
     done = threading.Event()
     with serving([ModelSource("half", tmp_path / "half")]) as server:
 
-        def ask() -> None:
+        def ask_rest() -> None:
             with requests.Session() as session:
                 while not done.is_set():
-                    response = session.post(f"{server.url}/v1/models/half:predict", data='{"instances": [2.0]}', timeout=30)
-                    answers.append((response.status_code, response.text))
+                    response = session.post(f"{server.url}/v1/models/half:predict", data='{"inputs": 2.0}', timeout=30)
+                    answers.append(response.json().get("outputs", response.text))
 
-        threads = [threading.Thread(target=ask) for _ in range(4)]
+        def ask_grpc() -> None:
+            request = PredictRequest(model_spec={"name": "half"})
+            request.inputs["x"].CopyFrom(tf.make_tensor_proto(2.0))
+            while not done.is_set():
+                try:
+                    answers.append(server.prediction.Predict(request, timeout=30).outputs["y"].float_val[0])
+                except grpc.RpcError as error:
+                    answers.append(error.details())
+
+        threads = [threading.Thread(target=ask) for ask in (ask_rest, ask_rest, ask_grpc, ask_grpc)]
         for thread in threads:
             thread.start()
         time.sleep(0.3)
@@ -710,5 +762,5 @@ def test_a_new_version_under_load(tmp_path: Any) -> None:
             thread.join()
         states = {number: version.state.name for number, version in server.manager.statuses("half").items()}
     assert states == {2: "AVAILABLE", 1: "END"}
-    assert {status for status, _ in answers} == {200}
-    assert [json.loads(text)["predictions"] for _, text in (answers[0], answers[-1])] == [[2.0], [3.0]]
+    assert set(answers) == {2.0, 3.0}
+    assert (answers[0], answers[-1]) == (2.0, 3.0)

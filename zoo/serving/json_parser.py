@@ -17,6 +17,9 @@ from typing import Any, NoReturn
 from zoo.serving.status import invalid_argument
 
 MAXIMUM_DEPTH = 200
+MAXIMUM_SHOWN = 20_000
+"""Characters of a request that a message repeats."""
+_ENCODER = json.JSONEncoder(indent=4, ensure_ascii=False)
 _BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SPACE = b" \t\r\n"
@@ -65,8 +68,18 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def dump(value: Any) -> str:
-    """Shows a JSON value in a message, as TF Serving does."""
-    return json.dumps(value, indent=4, ensure_ascii=False).encode("utf-8", "replace").decode()
+    """Shows a JSON value in a message, as TF Serving does, but not all of a large one."""
+    parts, length = [], 0
+    try:
+        for part in _ENCODER.iterencode(value):
+            parts.append(part)
+            length += len(part)
+            if length > MAXIMUM_SHOWN:
+                break
+    except RecursionError:
+        length = MAXIMUM_SHOWN + 1
+    text = "".join(parts) if length <= MAXIMUM_SHOWN else f"{''.join(parts)[:MAXIMUM_SHOWN]}..."
+    return text.encode("utf-8", "replace").decode()
 
 
 def type_name(value: Any) -> str:

@@ -18,6 +18,7 @@ from zoo.serving.tensors import TensorInfo, type_of
 
 TAGS = ("serve",)
 DEFAULT_SIGNATURE = "serving_default"
+CLOSE_SECONDS = 30
 SMALL_MODEL = 32 * 1024 * 1024
 """Bytes on disk below which a model runs in the thread that calls it: handing its operations to pools costs more than they do."""
 
@@ -165,10 +166,10 @@ class Servable:
                 self._condition.notify_all()
 
     def close(self) -> None:
-        """Frees the session when nobody uses it any more."""
+        """Frees the session when nobody uses it any more, and at the latest after half a minute, which ends what still runs."""
         with self._condition:
             self._closing = True
-            self._condition.wait_for(lambda: not self._users)
+            self._condition.wait_for(lambda: not self._users, timeout=CLOSE_SECONDS)
         self._session.close()
 
     def _require_variables(self) -> None:
