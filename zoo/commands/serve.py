@@ -160,7 +160,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace, temporary: Path) -> None:
-    logging.getLogger("zoo.serving").setLevel(logging.INFO)
     if ignored := [name for name in IGNORED if getattr(arguments, name) is not None]:
         print(f"without effect here: {', '.join(f'--{name}' for name in ignored)}", file=sys.stderr)
     load_backend()
@@ -297,6 +296,7 @@ def _announce(manager: Manager, addresses: Addresses) -> None:
         loaded = manager.loaded(names[0])
         print(f"try:  {_example(loaded[max(loaded)], f'{addresses.rest}/v1/models/{names[0]}')}")
     print(f"{READY}{addresses}", flush=True)
+    logging.getLogger("zoo.serving").setLevel(logging.INFO)  # from now on, versions that come and go are news
 
 
 def _example(servable: Any, url: str) -> str:

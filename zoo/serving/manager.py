@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,7 +100,8 @@ class Manager:
         self._versions: dict[str, dict[int, Version]] = {}
         self._labels: dict[str, dict[str, int]] = {}
         self._serving: dict[str, dict[int, Servable]] = {}  # never changed, only replaced: requests read it without a lock
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # held while versions are loaded and unloaded
+        self._publishing = threading.Lock()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._said: dict[str, str] = {}
@@ -188,9 +191,11 @@ class Manager:
             labels = {source.name: self._checked_labels(source) for source in sources}
             new = [source for source in sources if source.name not in self._sources]
             self._labels, self._sources = labels, {source.name: source for source in sources}
-            self.poll()
             if first:
+                with ThreadPoolExecutor(os.cpu_count()) as pool:  # nothing is served yet, so all processors may load
+                    list(pool.map(self._reconcile, sources))
                 return
+            self.poll()
             for source in new:
                 if source.aspired() is None:
                     raise invalid_argument(f"Could not find base path {source.base_path} for servable {source.name}")
@@ -303,14 +308,16 @@ class Manager:
             self._say(f"{name}/{number}", f"Loading servable: {name} version {number} failed: {version.error}")
             return
         version.servable, version.error, version.attempts = servable, None, 0
-        self._serving = {**self._serving, name: {**self._serving.get(name, {}), number: servable}}
+        with self._publishing:
+            self._serving = {**self._serving, name: {**self._serving.get(name, {}), number: servable}}
         version.state = State.AVAILABLE
         logger.info("Successfully loaded servable version %s/%d", name, number)
 
     def _unload(self, name: str, number: int) -> None:
         version = self._versions[name][number]
         version.state = State.UNLOADING
-        self._serving = {**self._serving, name: {key: value for key, value in self._serving[name].items() if key != number}}
+        with self._publishing:
+            self._serving = {**self._serving, name: {key: value for key, value in self._serving[name].items() if key != number}}
         assert version.servable is not None
         version.servable.close()
         self._versions[name][number] = Version(State.END)
