@@ -1,0 +1,37 @@
+"""What a process does that a test interrupts: it exports one version of a small model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import tensorflow  # noqa: F401  # so that a fork server has it before it forks
+
+import zoo
+from zoo.cards import Card
+from zoo.export import export_model
+
+SHAPE = (6, 5, 1)
+NAME = "tiny"
+
+
+def tiny_model() -> tuple[keras.Model, Card]:
+    model = zoo.create_model("relu_mlp", input_shape=SHAPE, num_classes=3, units=4)
+    card = Card(
+        name=NAME,
+        model=model.name,
+        hyperparameters={},
+        input_shape=SHAPE,
+        num_classes=3,
+        class_names=("a", "b", "c"),
+        dataset="digits",
+        light_on_dark=True,
+        recipe={},
+        sha256="",
+        parameters=model.count_params(),
+    )
+    return model, card
+
+
+def export_one(repository: Path) -> None:
+    export_model(tiny_model(), repository)
