@@ -215,5 +215,5 @@ def _served(exports: Path) -> Iterator[dict[str, Callable[[str, numpy.ndarray], 
     def ask(client: Client, name: str, images: numpy.ndarray) -> numpy.ndarray:
         return client.predict(name, image=images.astype("float32"))["probabilities"]
 
-    with start(exports) as server, Client(server.url) as rest, Client(server.grpc) as grpc:
+    with start(exports, 0, "--enable_model_warmup=false") as server, Client(server.url) as rest, Client(server.grpc) as grpc:
         yield {"rest": partial(ask, rest), "grpc": partial(ask, grpc)}
