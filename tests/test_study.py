@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import multiprocessing
 import os
 import random
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import keras
 import keras_tuner
 import numpy
 import optuna
@@ -75,6 +79,64 @@ def test_the_best_is_trained_again(found: tuning.SearchResult, tmp_path: Path) -
     assert card.recipe["optimizer"] == found.best.optimizer
 
 
+class Hypermodel(keras_tuner.HyperModel):
+    """A user's own: cannot be built with three layers."""
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        layers = hp.Int("layers", 1, 3)
+        if layers == 3:
+            raise ValueError("three layers are too many")
+        model = keras.Sequential([keras.Input((64,)), *(keras.layers.Dense(16, "relu") for _ in range(layers)), keras.layers.Dense(10)])
+        optimizer = keras.optimizers.Adam(hp.Float("learning_rate", 1e-3, 1e-1, sampling="log"))
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+        return model
+
+
+@pytest.fixture(scope="module")
+def arrays() -> Any:
+    splits = [zoo.load_dataset("digits", split) for split in ("train_minus_validation", "validation")]
+    return tuple((split.images.reshape(len(split.images), 64) / 16.0, split.labels) for split in splits)
+
+
+@pytest.mark.parametrize("engine", ["compiled", pytest.param("plain", marks=pytest.mark.slow)])
+def test_any_hypermodel_is_searched_and_failures_are_results(engine: str, arrays: Any, tmp_path: Path) -> None:
+    result = search(hypermodel=Hypermodel(), data=arrays, trials=5 if engine == "compiled" else 3, epochs=3, batch_size=64, engine=engine,
+                    sampler="random", seed=4, directory=tmp_path)  # fmt: skip
+    assert {trial.state for trial in result.trials} <= {"completed", "pruned", "failed"}
+    assert all(("three layers" in trial.message) == (trial.config["layers"] == 3) for trial in result.trials)
+    assert result.best.recipe is None
+    assert set(result.trials[0].config) == {"layers", "learning_rate"}
+    assert (result.best.val_accuracy or 0) > 0.2
+    with pytest.raises(UsageError, match="Only a search over the zoo's models"):
+        result.retrain()
+
+
+def test_a_hypermodel_without_accuracy_or_hyperparameters_is_told_so(arrays: Any, tmp_path: Path) -> None:
+    def silent(hp: keras_tuner.HyperParameters) -> keras.Model:
+        model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)])
+        model.compile(keras.optimizers.SGD(hp.Float("rate", 0.01, 0.1)), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    with pytest.raises(UsageError, match=r"compile the model with metrics=\['accuracy'\]"):
+        search(hypermodel=silent, data=arrays, trials=1, directory=tmp_path / "a")
+    with pytest.raises(UsageError, match="the hypermodel declares no hyperparameters"):
+        search(hypermodel=lambda hp: None, data=arrays, trials=1, directory=tmp_path / "b")
+
+
+@pytest.mark.parametrize("engine", ["compiled", pytest.param("plain", marks=pytest.mark.slow)])
+def test_a_promoted_trial_is_bit_identical_to_one_that_never_paused(engine: str, tmp_path: Path) -> None:
+    space: dict[str, Any] = {"optimizers": ["momentum", "adam"], "study": "optimizers", "trials": 3, "engine": engine}
+    recipe = dataclasses.replace(TINY, epochs=3)
+    rungs = search(recipe, scheduler="asha", directory=tmp_path / "rungs", **space)
+    whole = search(recipe, scheduler="none", directory=tmp_path / "whole", **space)
+    promoted = [trial for trial in rungs.trials if trial.state == "completed"]
+    assert promoted
+    rows = {(row["trial"], row["epoch"]): (row["loss"], row["val_loss"], row["val_accuracy"]) for row in whole.history()}
+    for row in rungs.history():
+        assert (row["loss"], row["val_loss"], row["val_accuracy"]) == rows[row["trial"], row["epoch"]]
+    assert {trial.epochs for trial in rungs.trials} == {1, 3}
+
+
 # --- what it tries ----------------------------------------------------------------------------------------------------
 
 
@@ -97,7 +159,7 @@ def test_schedulers(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_diverged_and_failed_trials_never_end_a_search_and_are_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     by_chance, learned = (
-        scripted(tmp_path / sampler, monkeypatch.setattr, trials=60, scheduler="none", sampler=sampler, priors=False) for sampler in ("random", "tpe")
+        scripted(tmp_path / sampler, monkeypatch.setattr, trials=40, scheduler="none", sampler=sampler, priors=False) for sampler in ("random", "tpe")
     )
     states = [[trial.state for trial in result.trials] for result in (by_chance, learned)]
     assert min(states[0].count("diverged"), states[0].count("failed")) >= 2
@@ -195,10 +257,10 @@ def test_a_trial_takes_less_than_a_hundred_kilobytes(tmp_path: Path, monkeypatch
     def size() -> int:
         return sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
 
-    scripted(tmp_path, monkeypatch.setattr, trials=10)
+    scripted(tmp_path, monkeypatch.setattr, trials=5)
     before = size()
-    scripted(tmp_path, monkeypatch.setattr, trials=50)
-    assert (size() - before) / 40 < 100_000
+    scripted(tmp_path, monkeypatch.setattr, trials=25)
+    assert (size() - before) / 20 < 100_000
 
 
 def test_checkpoints_let_a_promotion_go_on_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,24 +285,22 @@ def test_a_watcher_sees_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def killed(directory: Path, kills: int, trials: int, scheduler: str, generator: random.Random) -> int:
-    """Starts a search again and again and kills each at a random moment, but for the last; returns how many were killed."""
+    """Starts a search again and again, kills each at a random moment but lets the last run; returns how many were killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scripted_search"])
+    context.set_forkserver_preload(["tuning.study", "tuning.hparams"])
     count = 0
     while True:
         process = context.Process(target=scripted, args=(directory,), kwargs={"trials": trials, "scheduler": scheduler, "seconds": 0.01})
         process.start()
         if count < kills:
             wait_for_the_study(directory)
-            time.sleep(generator.uniform(0.0, 0.8))
+            time.sleep(generator.uniform(0.0, 0.5))
             os.kill(process.pid or 0, signal.SIGKILL)
             process.join()
             count += process.exitcode == -signal.SIGKILL
         else:
             process.join()
             assert process.exitcode == 0
-            return count
-        if process.exitcode == 0:  # it was done before the kill
             return count
 
 
@@ -249,18 +309,39 @@ def wait_for_the_study(directory: Path) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("scheduler", ["asha", "hyperband"])
+@pytest.mark.parametrize("scheduler", ["asha", pytest.param("hyperband", marks=pytest.mark.slow)])
 def test_a_killed_search_ends_with_the_trials_of_one_that_was_not(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = random.Random(scheduler)
-    count = killed(tmp_path / "killed", 10, 40, scheduler, generator)
+    count = killed(tmp_path / "killed", 10, 30, scheduler, generator)
     assert count == 10
-    whole = scripted(tmp_path / "whole", monkeypatch.setattr, trials=40, scheduler=scheduler)
-    last = scripted(tmp_path / "killed", monkeypatch.setattr, trials=40, scheduler=scheduler)
+    whole = scripted(tmp_path / "whole", monkeypatch.setattr, trials=30, scheduler=scheduler)
+    last = scripted(tmp_path / "killed", monkeypatch.setattr, trials=30, scheduler=scheduler)
     assert outcomes(last) == outcomes(whole)  # none lost, none doubled, none left running
-    assert len(set(configurations(last))) == 40
+    assert len(set(configurations(last))) == 30
     assert sorted((row["trial"], row["epoch"]) for row in read_history(tmp_path / "killed")) == sorted(
         (row["trial"], row["epoch"]) for row in read_history(tmp_path / "whole")
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_a_killed_command_ends_with_the_trials_of_one_that_was_not(checkpoints: bool, tmp_path: Path) -> None:
+    """Real trials, by the command: killed ten times at random moments, and never."""
+    options = "--dataset digits --study optimizers --optimizers sgd,adam --trials 24 --no-report --no-priors"
+    command = [sys.executable, "-m", "zoo.cli", "tune", "relu_mlp", *options.split(), *(["--checkpoints"] if checkpoints else [])]
+    generator = random.Random(7)
+    for _ in range(10):
+        process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        wait_for_the_study(tmp_path / "killed")
+        time.sleep(generator.uniform(0.0, 4.0))
+        process.kill()
+        process.wait()
+    for name in ("killed", "whole"):
+        subprocess.run([*command, "--out", str(tmp_path / name)], check=True, capture_output=True)
+    tables = [(tmp_path / name / TABLE).read_text().splitlines() for name in ("killed", "whole")]
+    rows = [[(row["number"], row["state"], row["val_accuracy"], row["epochs"], row["config"]) for row in csv.DictReader(table)] for table in tables]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 24
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

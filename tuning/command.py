@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ EXAMPLES = """  zoo tune relu_mlp --dataset digits --budget 60s
   zoo tune relu_mlp --dataset digits --trials 200 --storage postgresql://user@host/studies
   zoo train search/best_recipe.json                  trains the winner"""
 DEFAULT_BUDGET = 60.0
-CLOSING = 4.0  # seconds of the budget that are kept for the report
+CLOSING = 4.0  # seconds of the budget that are kept for the report; more on a machine with more work than processors
 SHOWN = 10
 RESUMED = ("optimizers", "study", "vary", "range", "sampler", "scheduler", "reduction", "epochs", "batch_size", "schedule", "precision", "seed")
 
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         "checkpoints": arguments.checkpoints,
         "data_dir": arguments.data_dir,
     }
-    closing = 0.0 if arguments.no_report else CLOSING
+    closing = 0.0 if arguments.no_report else CLOSING * max(1.0, _load())
     if budget is not None:
         common["budget"] = max(1.0, budget - closing - (time.monotonic() - started))
     title, epochs = _title(arguments)
@@ -105,6 +106,11 @@ def run(arguments: argparse.Namespace) -> int:
     for text in _summary(result, report, result.directory / BEST_RECIPE):
         console().print(text, markup=False)
     return 0
+
+
+def _load() -> float:
+    """Processes that wait for a processor, per processor."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 1.0
 
 
 def _new(arguments: argparse.Namespace) -> dict[str, Any]:

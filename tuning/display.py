@@ -48,7 +48,7 @@ class Display:
         if self.live:
             self.live.update(self.table(status), refresh=True)
         elif status.ended is not None:
-            self.screen.print(line(status, status.ended, self.epochs), markup=False)
+            self.screen.print(line(status, status.ended, self.epochs), markup=False, soft_wrap=True)
 
     def table(self, status: Status) -> RenderableType:
         """Returns the live table: a line of figures, and the best trials with the one under way."""

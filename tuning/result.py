@@ -218,7 +218,7 @@ class SearchResult:
         """Returns the best trial's numbers that lie on the edge of their range: name, value, and a wider range to search.
 
         On the edge is within a twentieth of the range, on its own scale. The wider range reaches a factor of 10 further where
-        the logarithm is sampled, otherwise half of the range.
+        the logarithm is sampled, otherwise half of the range; the 0 of a share, and the 1 of a count, are no edge.
         """
         return list(self._edges()) if self.ranking else []
 
@@ -228,7 +228,10 @@ class SearchResult:
                 continue
             low, high, log = self.ranges[name]
             share = math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)
-            if 0.05 < share < 0.95:
-                continue
-            wider = (low / 10, high * 10) if log else (low - (high - low) / 2, high + (high - low) / 2)
-            yield name, value, (wider[0], high) if share <= 0.05 else (low, wider[1])
+            whole = isinstance(low, int)
+            natural = low == whole and not log
+            if share >= 0.95:
+                factor = 2 if whole else 10
+                yield name, value, (low, high * factor if log else high + (max(1, (high - low) // 2) if whole else (high - low) / 2))
+            elif share <= 0.05 and not natural:
+                yield name, value, (max(1, low // 2) if whole else low / 10 if log else low - (high - low) / 2, high)

@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuning.oracles import silence
 from zoo.errors import MissingExtraError, StudyError
+from zoo.files import atomic_file
 
 State = Literal["running", "completed", "pruned", "diverged", "failed"]
 KEY = "neuron_zoo"
@@ -127,11 +128,12 @@ class Ledger:
     def _claim(self, settings: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         try:
             study = self.storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], self.name)
-            self.storage.set_study_user_attr(study, KEY, json.dumps(settings))
-            self.storage.set_study_system_attr(study, "study:metric_names", ["validation accuracy"])
         except optuna.exceptions.DuplicatedStudyError:
             study = self.storage.get_study_id_from_name(self.name)
         found = self.storage.get_study_user_attrs(study).get(KEY)
+        if found is None and not self.storage.get_all_trials(study, deepcopy=False):  # new, or of a process that was killed right here
+            self.storage.set_study_system_attr(study, "study:metric_names", ["validation accuracy"])
+            self.storage.set_study_user_attr(study, KEY, found := json.dumps(settings))
         if found is None:
             raise StudyError(f"The study {self.name!r} in {readable(self.url)} was not written by this package. Choose another storage or directory.")
         return study, json.loads(found)
@@ -290,7 +292,7 @@ def open_storage(url: str) -> RDBStorage:
     sqlite = url.startswith("sqlite")
     with translated(url), silence():
         if sqlite:
-            _check_file(url)
+            _prepare_file(url)
         options: dict[str, Any] = {"connect_args": {"timeout": LOCK_SECONDS}} if sqlite else {"pool_pre_ping": True}
         storage = RDBStorage(url, engine_kwargs=options)
         if sqlite:  # a log that is appended to, instead of two synchronized files per write
@@ -304,20 +306,29 @@ def _append_only(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
-def _check_file(url: str) -> None:
-    """Raises StudyError for an SQLite file with other tables than Optuna's, before any are added to it."""
+def _prepare_file(url: str) -> None:
+    """Creates an SQLite file with Optuna's tables, whole or not at all; one that is there must have them.
+
+    Raises:
+        StudyError: The file has other tables.
+    """
     import sqlalchemy
 
     path = sqlalchemy.engine.make_url(url).database
-    if not path or not os.path.exists(path) or not os.path.getsize(path):
+    if not path or path == ":memory:":
+        return
+    if not os.path.exists(path) or not os.path.getsize(path):
+        with atomic_file(path) as temporary:
+            RDBStorage(f"sqlite:///{temporary.resolve()}").engine.dispose()
         return
     engine = sqlalchemy.create_engine(url, connect_args={"timeout": LOCK_SECONDS})
     try:
         tables = sqlalchemy.inspect(engine).get_table_names()
     finally:
         engine.dispose()
-    if tables and "studies" not in tables:
-        raise StudyError(f"{path} is a database of something else (it has {', '.join(sorted(tables)[:3])}). Choose another storage or directory.")
+    if "studies" not in tables:
+        has = f"has {', '.join(sorted(tables)[:3])}" if tables else "has no tables"
+        raise StudyError(f"{path} is a database of something else (it {has}). Choose another storage or directory.")
 
 
 def readable(url: str) -> str:
