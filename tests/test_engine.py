@@ -183,10 +183,11 @@ PAUSED = {
 @pytest.mark.parametrize("kind", PAUSED)
 def test_a_paused_trial_ends_with_the_same_bits(which: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     engine: Engine = request.getfixturevalue(which)
-    recipe = PAUSED[kind]
-    whole = engine.run(recipe, until=9)
+    rungs = (1, 3, 9) if which == "engine" else (1, 2)
+    recipe = dataclasses.replace(PAUSED[kind], epochs=rungs[-1])
+    whole = engine.run(recipe, until=rungs[-1])
     snapshot, rows = None, []
-    for until in (1, 3, 9):
+    for until in rungs:
         segment = engine.run(recipe, until, snapshot)
         rows += segment.history
         assert segment.snapshot is not None

@@ -141,7 +141,8 @@ class CompiledTuner(keras_tuner.Tuner):
     def _recipes(self, engine: HyperModelEngine) -> CompiledEngine:
         """The engine of recipes on the data of the other one."""
         if self._recipe_engine is None or self._recipe_engine[0] is not engine:
-            pairs = (engine.plain.x, engine.plain.y), engine.plain.validation or ()
+            assert engine.plain.validation is not None
+            pairs = (engine.plain.x, engine.plain.y), engine.plain.validation
             sets = [self.hypermodel.training._replace(images=x, labels=y) for x, y in pairs]
             self._recipe_engine = engine, CompiledEngine(*sets)
         return self._recipe_engine[1]

@@ -109,8 +109,6 @@ class Program:
         self.steps_at_once = WINDOW
         self._build()
         self.jit = jit and suits_xla(model)
-        self._train = tf.function(self._train_steps, autograph=False, jit_compile=self.jit)
-        self._test = tf.function(self._test_steps, autograph=False, jit_compile=self.jit)
         self._compile()
 
     def _build(self) -> None:
@@ -139,14 +137,20 @@ class Program:
         """Copies all variables to the host."""
         return [variable.numpy().copy() for variable in self.variables]
 
+    def save_model(self) -> list[numpy.ndarray]:
+        """Copies the model's variables alone."""
+        return [variable.numpy().copy() for variable in self.model.variables]
+
     # -- work ----------------------------------------------------------------------------------------------------------
 
     def _compile(self) -> None:
         """Traces and compiles everything, training nothing."""
-        rows = tf.zeros(self.rows, tf.int32)
         numbers = tf.ones(len(self.slots.places), tf.float64)
-        self._train(rows, tf.zeros(self.steps), numbers, tf.constant(0), tf.constant(0), tf.constant(math.nan))
+        nothing = (tf.zeros(self.rows, tf.int32), tf.zeros(self.steps), numbers, tf.constant(0), tf.constant(0), tf.constant(math.nan))
+        self._train = tf.function(self._train_steps, autograph=False, jit_compile=self.jit).get_concrete_function(*nothing)
+        self._train(*nothing)
         if self.data.validation is not None:
+            self._test = tf.function(self._test_steps, autograph=False, jit_compile=self.jit).get_concrete_function(numbers)
             self._test(numbers)
 
     def train(self, rows: tf.Tensor, rates: tf.Tensor, numbers: tf.Tensor, done: Progress) -> Progress:

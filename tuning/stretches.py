@@ -77,7 +77,7 @@ class Stretch:
                 return self._segment("stopped", OUT_OF_TIME)
             row = self._evaluate(epoch, progress, began)
             if self.improved is not None and self.improved(row):
-                self.best = {f"best_{index}": value for index, value in enumerate(self.program.save()[: len(self.program.model.variables)])}
+                self.best = {f"best_{index}": value for index, value in enumerate(self.program.save_model())}
             if on_epoch is not None and on_epoch(row):
                 self._save()
                 return self._segment("stopped", PRUNED)

@@ -1,0 +1,355 @@
+"""Searches beside KerasTuner's and Optuna's: the same space, split and clock, each in a process of its own.
+
+    python benchmarks/search.py identical [--subjects digits_mlp,fashion_mlp,fashion_cnn,fashion_cnn_bf16] [--trials N]
+    python benchmarks/search.py overhead [--subjects fashion_mlp,fashion_cnn] [--trials 200]
+    python benchmarks/search.py thousand [--trials 1000]
+    python benchmarks/search.py anytime [--subjects fashion_mlp,fashion_cnn] [--seeds 5] [--seconds 240] [--peers ...]
+
+- `identical`: the same list of configurations, as one oracle with one seed gives it, trained by `keras_tuner.RandomSearch` and
+  by `tuning.CompiledTuner`; finished trials per minute.
+- `overhead`: the share of a search's wall time that is not spent inside training steps.
+- `thousand`: the wall time of a thousand trials of the digits MLP.
+- `anytime`: when a search reaches the best validation accuracy that the best peer's median seed has at the end of its time.
+
+The space is which of six optimizers, and that optimizer's own numbers. No search is given configurations known to be good. The
+clock starts when data and libraries are loaded and nothing is built. Peers are written as their documentation shows. Every
+figure is appended to `results/search.csv`; ratios, not times, are what carries over to other machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import zoo
+from zoo.console import load_backend
+from zoo.environment import environment
+
+RESULTS = Path(__file__).parent / "results" / "search.csv"
+COLUMNS = ("line", "subject", "engine", "seed", "trials", "epochs", "seconds", "value", "unit", "ratio", "wanted", "met", "processor", "cores")
+VERSIONS = ("python", "keras", "tensorflow", "keras-tuner", "commit")
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
+FIXED: dict[str, Any] = {"batch_size": 128, "schedule": "constant", "validate": True}
+MLP = zoo.Recipe("relu_mlp", "fashion_mnist", hyperparameters={"units": 256, "depth": 2}, epochs=9, **FIXED)
+CNN = zoo.Recipe("cnn", "fashion_mnist", hyperparameters={"filters": 32, "units": 128}, epochs=9, **FIXED)
+SUBJECTS = {
+    "digits_mlp": zoo.Recipe("relu_mlp", "digits", hyperparameters={"units": 128, "depth": 2}, epochs=5, **FIXED),
+    "fashion_mlp": MLP,
+    "fashion_cnn": CNN,
+    "fashion_cnn_bf16": dataclasses.replace(CNN, precision="mixed_bfloat16"),
+}
+# Subject -> epochs, trials, and the ratio that is wanted.
+IDENTICAL = {"digits_mlp": (5, 40, 20.0), "fashion_mlp": (9, 10, 4.0), "fashion_cnn": (4, 6, 1.5), "fashion_cnn_bf16": (4, 6, 3.0)}
+OVERHEAD = {"fashion_mlp": 0.10, "fashion_cnn": 0.05}
+THOUSAND_SECONDS = 300.0
+OURS, PEERS = "neuron-zoo", ("kt_random", "kt_bayesian", "kt_hyperband", "optuna_tpe_hyperband")
+FRACTION = 0.2
+Curve = list[tuple[float, float]]
+
+
+# -- what a process of its own does: one engine on one subject -----------------------------------------------------------
+
+
+class OutOfTime(KeyboardInterrupt):
+    """The time is over; no library takes this for a failed trial."""
+
+
+class Clock:
+    """When an engine began, when it has to end, and what it has reached by when. KerasTuner copies callbacks: this stays one."""
+
+    started = ended = 0.0
+    curve: Curve = []  # noqa: RUF012
+
+    @classmethod
+    def start(cls, seconds: float | None) -> None:
+        cls.started = time.monotonic()
+        cls.ended = cls.started + seconds if seconds else float("inf")
+
+    @classmethod
+    def reach(cls, accuracy: float) -> None:
+        cls.curve.append((round(time.monotonic() - cls.started, 3), accuracy))
+
+
+def watch() -> Any:
+    """A Keras callback that writes down every epoch and ends the search when its time is over."""
+    import keras
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if time.monotonic() > Clock.ended:
+                raise OutOfTime
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            Clock.reach(float(logs["val_accuracy"]))
+
+    return Watch()
+
+
+def worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Runs one engine, and says what came of it."""
+    recipe = dataclasses.replace(SUBJECTS[job["subject"]], epochs=job["epochs"], seed=job["seed"])
+    training, validation = zoo.load_dataset(recipe.dataset, "train_minus_validation"), zoo.load_dataset(recipe.dataset, "validation")
+    warnings.simplefilter("ignore")
+    import keras_tuner  # noqa: F401
+    import optuna  # noqa: F401
+
+    import tuning.compiled_tuner
+    import tuning.study  # noqa: F401
+
+    with tempfile.TemporaryDirectory() as directory:
+        Clock.start(job["seconds"])
+        done = ENGINES[job["engine"]](recipe, training, validation, job, directory) or {}
+        return {"seconds": time.monotonic() - Clock.started, "curve": Clock.curve, **done}
+
+
+def search_arguments(training: Any, validation: Any, recipe: zoo.Recipe, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
+    return {
+        "x": training.images,
+        "y": training.labels,
+        "validation_data": (validation.images, validation.labels),
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "verbose": 0,
+        **({"callbacks": list(callbacks)} if callbacks else {}),
+    }
+
+
+def keras_tuner_search(kind: str, **more: Any) -> Callable[..., dict[str, Any]]:
+    """KerasTuner as its guide shows it."""
+
+    def run(recipe: zoo.Recipe, training: Any, validation: Any, job: dict[str, Any], directory: str) -> dict[str, Any]:
+        import keras_tuner
+
+        import tuning
+
+        # It takes a seed of 0 for none, and ends after three diverged trials in a row unless it is told not to.
+        shared = {"seed": job["seed"] + 1, "max_consecutive_failed_trials": 10**9, "directory": directory, "project_name": "search"}
+        limits = more or {"max_trials": job["trials"] or 10**6}
+        tuner = getattr(keras_tuner, kind)(tuning.ZooHyperModel(recipe, training, OPTIMIZERS, "optimizers"), "val_accuracy", **limits, **shared)
+        return finished(tuner, search_arguments(training, validation, recipe, [watch()] if job["seconds"] else []))
+
+    return run
+
+
+def finished(tuner: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    with contextlib.suppress(OutOfTime):
+        tuner.search(**arguments)
+    trials = tuner.oracle.trials.values()
+    configurations = [tuner.oracle.trials[trial].hyperparameters.values for trial in tuner.oracle.start_order]
+    return {"trials": sum(trial.status in ("COMPLETED", "FAILED") for trial in trials), "configurations": configurations}
+
+
+def compiled_tuner(recipe: zoo.Recipe, training: Any, validation: Any, job: dict[str, Any], directory: str) -> dict[str, Any]:
+    """KerasTuner's random oracle, on shared compiled steps."""
+    import keras_tuner
+
+    import tuning
+
+    oracle = keras_tuner.oracles.RandomSearchOracle("val_accuracy", max_trials=job["trials"], seed=job["seed"] + 1)
+    hypermodel = tuning.ZooHyperModel(recipe, training, OPTIMIZERS, "optimizers")
+    tuner = tuning.CompiledTuner(oracle, hypermodel, directory=directory, project_name="search")
+    return finished(tuner, search_arguments(training, validation, recipe))
+
+
+def optuna_search(recipe: zoo.Recipe, training: Any, validation: Any, job: dict[str, Any], directory: str) -> dict[str, Any]:
+    """Optuna's TPE and Hyperband pruner around Keras's `fit`, as its Keras example shows it."""
+    import keras
+    import optuna
+
+    from tuning.spaces import configure
+    from zoo.training import compile_trainer
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    class Pruning(keras.callbacks.Callback):
+        def __init__(self, trial: optuna.Trial) -> None:
+            super().__init__()
+            self.trial = trial
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.trial.report(logs["val_accuracy"], step=epoch)
+            if self.trial.should_prune():
+                raise optuna.TrialPruned
+
+    def suggest(trial: optuna.Trial) -> dict[str, Any]:
+        values: dict[str, Any] = {"optimizer": trial.suggest_categorical("optimizer", OPTIMIZERS)}
+        for name, domain in zoo.optimizer_info(values["optimizer"]).domains.items():
+            full = f"{values['optimizer']}.{name}"
+            if isinstance(domain, zoo.Choice):
+                values[full] = trial.suggest_categorical(full, domain.values)
+            elif domain.sampling == "complement_log":
+                full = f"{values['optimizer']}.one_minus_{name}"
+                values[full] = trial.suggest_float(full, 1 - domain.high, 1 - domain.low, log=True)
+            else:
+                values[full] = trial.suggest_float(full, domain.low, domain.high, log=domain.sampling == "log")
+        return values
+
+    def objective(trial: optuna.Trial) -> float:
+        model = compile_trainer(configure(recipe, suggest(trial)), training)[0]
+        history = model.fit(**search_arguments(training, validation, recipe, [watch(), Pruning(trial)]))
+        return history.history["val_accuracy"][-1]
+
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=recipe.epochs, reduction_factor=3)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=job["seed"]), pruner=pruner)
+    with contextlib.suppress(OutOfTime):
+        study.optimize(objective, timeout=job["seconds"])
+    return {"trials": len(study.trials)}
+
+
+def own_search(recipe: zoo.Recipe, training: Any, validation: Any, job: dict[str, Any], directory: str) -> dict[str, Any]:
+    """The zoo's search as `zoo tune` runs it, without its priors."""
+    import tuning
+    from tuning.history import read_history
+
+    limits = {"trials": job["trials"]} if job["trials"] else {"budget": job["seconds"]}
+    place = {"directory": Path(directory) / "search", "tensorboard": False}
+    result = tuning.search(recipe, optimizers=OPTIMIZERS, study="optimizers", priors=False, **place, **limits, **job["options"])
+    Clock.curve = [(row["wall_seconds"], row["val_accuracy"]) for row in read_history(result.directory) if "val_accuracy" in row]
+    return {"trials": len(result.trials), "overhead": result.overhead}
+
+
+ENGINES: dict[str, Callable[..., dict[str, Any]]] = {
+    OURS: own_search,
+    "compiled_tuner": compiled_tuner,
+    "kt_random": keras_tuner_search("RandomSearch"),
+    "kt_bayesian": keras_tuner_search("BayesianOptimization"),
+    "kt_hyperband": keras_tuner_search("Hyperband", max_epochs=9, factor=3, hyperband_iterations=100),
+    "optuna_tpe_hyperband": optuna_search,
+}
+
+
+# -- the lines -----------------------------------------------------------------------------------------------------------
+
+
+def run(engine: str, subject: str, seed: int = 0, **job: Any) -> dict[str, Any]:
+    """Runs an engine in a process of its own, for so many `epochs` per trial, and `trials` or `seconds`."""
+    job = {"trials": None, "seconds": None, "options": {}, **job, "engine": engine, "subject": subject, "seed": seed}
+    done = subprocess.run([sys.executable, __file__, "worker", json.dumps(job)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{engine} failed on {subject}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+class Table:
+    """The rows of this run, appended to a CSV file and printed as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        about = environment()
+        self.about = {"processor": about["processor"], "cores": about["cores"], **{name: about.get(name, "") for name in VERSIONS}}
+        self.fields = (*COLUMNS, *VERSIONS)
+
+    def add(self, **row: Any) -> None:
+        new = not self.path.is_file()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, self.fields, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow({**self.about, **{name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}})
+        verdict = "" if row.get("met") in (None, "") else f"   wanted {row['wanted']}: {'met' if row['met'] == 'yes' else 'NOT MET'}"
+        figure = f"{row['value']:.4g} {row['unit']}" + (f", {row['ratio']:.2f}x" if row.get("ratio") else "")
+        print(f"{row['line']:<10} {row['subject']:<17} {row['engine']:<21} {figure}{verdict}", flush=True)
+
+
+def identical(table: Table, arguments: argparse.Namespace) -> None:
+    for subject in arguments.subjects or IDENTICAL:
+        epochs, trials, wanted = IDENTICAL[subject]
+        trials = arguments.trials or trials
+        stock = run("kt_random", subject.removesuffix("_bf16"), epochs=epochs, trials=trials)
+        own = run("compiled_tuner", subject, epochs=epochs, trials=trials)
+        if stock["configurations"] != own["configurations"]:
+            sys.exit(f"The two searches of {subject} trained different configurations.")
+        per_minute = {name: 60 * found["trials"] / found["seconds"] for name, found in (("kt_random", stock), ("compiled_tuner", own))}
+        row = {"line": "identical", "subject": subject, "seed": 0, "trials": trials, "epochs": epochs, "unit": "trials/min"}
+        table.add(**row, engine="kt_random", seconds=stock["seconds"], value=per_minute["kt_random"])
+        ratio = per_minute["compiled_tuner"] / per_minute["kt_random"]
+        verdict = {"ratio": ratio, "wanted": f">= {wanted:g}x", "met": "yes" if ratio >= wanted else "no"}
+        table.add(**row, engine="compiled_tuner", seconds=own["seconds"], value=per_minute["compiled_tuner"], **verdict)
+
+
+def overhead(table: Table, arguments: argparse.Namespace) -> None:
+    for subject in arguments.subjects or OVERHEAD:
+        trials = arguments.trials or 200
+        found = run(OURS, subject, epochs=SUBJECTS[subject].epochs, trials=trials)
+        verdict = {"wanted": f"<= {100 * OVERHEAD[subject]:g} %", "met": "yes" if found["overhead"] <= OVERHEAD[subject] else "no"}
+        row = {"line": "overhead", "subject": subject, "engine": OURS, "seed": 0, "trials": trials, "epochs": SUBJECTS[subject].epochs}
+        table.add(**row, seconds=found["seconds"], value=100 * found["overhead"], unit="%", **verdict)
+
+
+def thousand(table: Table, arguments: argparse.Namespace) -> None:
+    trials = arguments.trials or 1000
+    found = run(OURS, "digits_mlp", epochs=5, trials=trials)
+    limit = THOUSAND_SECONDS * trials / 1000
+    verdict = {"wanted": f"<= {limit:g} s", "met": "yes" if found["seconds"] <= limit else "no"}
+    row = {"line": "thousand", "subject": "digits_mlp", "engine": OURS, "seed": 0, "trials": trials, "epochs": 5}
+    table.add(**row, seconds=found["seconds"], value=found["seconds"], unit="s", **verdict)
+
+
+def anytime(table: Table, arguments: argparse.Namespace) -> None:
+    for subject in arguments.subjects or ("fashion_mlp", "fashion_cnn"):
+        seeds = arguments.seeds or (5 if subject == "fashion_mlp" else 3)
+        curves: dict[str, list[Curve]] = {}
+        for seed in range(seeds):  # seed by seed, so that a slow hour slows all alike
+            for engine in (*arguments.peers, OURS):
+                found = run(engine, subject, seed, epochs=9, seconds=arguments.seconds)
+                curves.setdefault(engine, []).append([(second, value) for second, value in found["curve"] if second <= arguments.seconds])
+                row = {"line": "anytime", "subject": subject, "engine": engine, "seed": seed, "trials": found["trials"]}
+                best = max((value for _, value in curves[engine][-1]), default=0.0)
+                table.add(**row, epochs=len(found["curve"]), seconds=arguments.seconds, value=best, unit="best val_accuracy")
+        judge(table, subject, curves, arguments.seconds)
+
+
+def judge(table: Table, subject: str, curves: dict[str, list[Curve]], seconds: float) -> None:
+    """Compares when the best peer's final median is reached: by the peer's median curve, and by each of our seeds."""
+    finals = {engine: median_best(found, seconds) for engine, found in curves.items() if engine != OURS}
+    peer = max(finals, key=lambda engine: finals[engine])
+    target = finals[peer]
+    moments = sorted(second for curve in curves[peer] for second, _ in curve)
+    theirs = next(second for second in moments if median_best(curves[peer], second) >= target)
+    ours = statistics.median(next((second for second, value in curve if value >= target), float("inf")) for curve in curves[OURS])
+    row = {"line": "anytime", "subject": subject, "seed": "all", "unit": f"s to {target:.4f}"}
+    table.add(**row, engine=peer, seconds=seconds, value=theirs)
+    for name, reference in (("of the peer's time", theirs), (f"of {seconds:g} s", seconds)):
+        verdict = {"ratio": reference / ours, "wanted": f"<= {FRACTION:g} {name}", "met": "yes" if ours <= FRACTION * reference else "no"}
+        table.add(**row, engine=OURS, seconds=seconds, value=ours, **verdict)
+
+
+def median_best(curves: Sequence[Curve], second: float) -> float:
+    """The median over seeds of the best value by a moment."""
+    return statistics.median(max((value for moment, value in curve if moment <= second), default=0.0) for curve in curves)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["worker"]:
+        load_backend()
+        print(json.dumps(worker(json.loads(sys.argv[2]))))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("line", choices=("identical", "overhead", "thousand", "anytime"))
+    parser.add_argument("--subjects", type=lambda text: text.split(","), help=f"of {', '.join(SUBJECTS)} (default: all that the line is about)")
+    parser.add_argument("--trials", type=int, help="trials per search (default: as many as the line asks for)")
+    parser.add_argument("--seeds", type=int, help="anytime: seeds per engine (default: 5 for MLPs, 3 for CNNs)")
+    parser.add_argument("--seconds", type=float, default=240.0, help="anytime: the time of each search (default: 240)")
+    parser.add_argument("--peers", type=lambda text: text.split(","), default=PEERS, help=f"anytime (default: {','.join(PEERS)})")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the CSV file that rows are appended to")
+    arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    {"identical": identical, "overhead": overhead, "thousand": thousand, "anytime": anytime}[arguments.line](Table(arguments.out), arguments)
+
+
+if __name__ == "__main__":
+    main()
