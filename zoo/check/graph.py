@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -54,8 +55,9 @@ def check_graph(graph: Any, path: Path) -> Iterator[Finding]:
     called = [name for name in _functions_of(used) if name in functions and _must_compile(functions[name])]
     for name in _names([*compiled, *called]):
         yield Finding("xla", path, f"{name} must be compiled")
-    for op in _names(node.op for node in used if node.op not in functions and _definition(node.op) is not None and not _runs_on_cpu(node.op)):
-        yield Finding("no-cpu-kernel", path, f"the operation {op}")
+    for op in _names(node.op for node in used):
+        if op not in functions and _definition(op) is not None and not _runs_on_cpu(op):
+            yield Finding("no-cpu-kernel", path, f"the operation {op}")
     for op in _names(node.op for node in used if node.op in CHANNELS_LAST_ONLY and node.attr["data_format"].s.startswith(b"NC")):
         yield Finding("gpu-layout", path, f"{op} on channels-first data")
     for device in _names(node.device for node in used if re.search(r"GPU|TPU", node.device, re.IGNORECASE)):
@@ -84,6 +86,7 @@ def _definition(op: str) -> Any:
     return op_def_registry.get(op)
 
 
+@functools.cache
 def _runs_on_cpu(op: str) -> bool:
     """Whether an operation has a CPU kernel, or none at all, as those have that the runtime replaces before it runs."""
     from tensorflow.python.framework import kernels
@@ -92,12 +95,17 @@ def _runs_on_cpu(op: str) -> bool:
     return not devices or bool(devices & {"CPU", "DEFAULT"})
 
 
+@functools.cache
+def _attributes(op: str) -> frozenset[str] | None:
+    definition = _definition(op)
+    return None if definition is None else frozenset(attribute.name for attribute in definition.attr)
+
+
 def _unknown_attributes(nodes: Iterable[Any]) -> list[tuple[Any, str]]:
     found: dict[tuple[str, str], Any] = {}
     for node in nodes:
-        definition = _definition(node.op)
-        if definition is not None:
-            known = {attribute.name for attribute in definition.attr}
+        known = _attributes(node.op)
+        if known is not None:
             found |= {(node.op, name): node for name in node.attr if not name.startswith("_") and name not in known}
     return [(node, name) for (_, name), node in sorted(found.items(), key=lambda item: item[0])]
 

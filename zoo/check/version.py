@@ -126,7 +126,9 @@ def _check_operation(path: Path, graph: Any) -> Iterator[Finding]:
     """Loads the version into a session, as TF Serving does, and sends it what lies beside it."""
     import tensorflow as tf
 
-    session = tf.compat.v1.Session(graph=tf.Graph())
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True  # to optimize would take longer than all the requests
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     try:
         with session.graph.as_default():
             tf.compat.v1.saved_model.loader.load(session, [TAG], str(path))
