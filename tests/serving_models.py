@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import tensorflow as tf
 import uvicorn
+from tensorflow.python.data.experimental.ops import testing
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
@@ -139,10 +140,9 @@ def several(path: Path) -> Path:
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32, name="steps")])
     def slow(steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        """About a hundredth of a second for each step."""
-        start = tf.ones([160, 160]) / 160.0
-        end = tf.while_loop(lambda step, _: step < 16 * steps[0], lambda step, x: (step + 1, x @ x * 1.0), [0, start])[1]
-        return {"done": steps, "trace": tf.fill(tf.shape(steps), tf.linalg.trace(end))}
+        """Sleeps a hundredth of a second for each step."""
+        naps = tf.data.Dataset.range(tf.cast(steps[0], tf.int64)).apply(testing.sleep(10_000))
+        return {"done": naps.reduce(tf.zeros_like(steps), lambda done, _: done + 1)}
 
     @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="x"), tf.TensorSpec([3, None], tf.float32, name="y")])
     def product(x: tf.Tensor, y: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -246,6 +246,7 @@ def serving(
     manager_options: ManagerOptions = QUICK,
     options: Options | None = None,
     limits: Limits | None = None,
+    grpc_limits: tuple[int, int] = (8, 1000),
     **rest: Any,
 ) -> Iterator[Running]:
     """Serves models over REST and gRPC, in threads of this process."""
@@ -257,7 +258,7 @@ def serving(
     server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    grpc_server, (port,) = start_grpc(service, ["127.0.0.1:0"], threads=8, metrics=metrics)
+    grpc_server, (port,) = start_grpc(service, ["127.0.0.1:0"], threads=grpc_limits[0], waiting=grpc_limits[1], metrics=metrics)
     while not server.started:
         time.sleep(0.005)
     running = Running(f"http://127.0.0.1:{listener.getsockname()[1]}", f"127.0.0.1:{port}", manager)

@@ -568,6 +568,17 @@ def test_deadlines_and_many_clients(server: Running) -> None:
         assert list(pool.map(ask, range(64))) == [[number / 2 + 3.0] for number in range(64)]
 
 
+def test_too_many_requests_at_a_time() -> None:
+    slow = predict_request(spec("several", signature="slow"), {"steps": numpy.array([300], "int32")})
+    with serving([ModelSource("several", repository() / "several")], grpc_limits=(1, 1)) as server:
+        calls = [server.prediction.Predict.future(slow, timeout=30) for _ in range(5)]
+        codes = sorted(call.code().name for call in calls)
+        assert codes == ["OK", "OK", "RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED"]
+        late = server.prediction.Predict.future(slow, timeout=30)
+        gone = server.prediction.Predict.future(slow, timeout=0.5)
+        assert (gone.code(), late.code()) == (Code.DEADLINE_EXCEEDED, Code.OK)
+
+
 def test_a_large_message(server: Running) -> None:
     """Two million numbers, 8 MB: twice what gRPC takes by default."""
     request = predict_request(spec(HALF), {"x": numpy.ones(2_000_000, "float32")})

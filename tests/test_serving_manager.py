@@ -203,7 +203,7 @@ def test_the_configuration_is_read_again(tmp_path: Path, exported: Callable[[Pat
     del sources[0]
     wait_for(lambda: states(manager, "a") == {1: "END"})
     sources.clear()
-    wait_for(lambda: "The models' configuration was not taken: INVALID_ARGUMENT: nothing to read" in caplog.text)
+    wait_for(lambda: "Reading the models' configuration again failed: INVALID_ARGUMENT: nothing to read" in caplog.text)
     assert answer(manager, "b") == 1, "it goes on with what it has"
     manager.close()
 

@@ -53,21 +53,21 @@ def test_it_serves_announces_drains_and_stops() -> None:
         answers: dict[str, Any] = {}
 
         def ask_rest() -> None:
-            answers["rest"] = post(server.url, "/v1/models/several:predict", {"signature_name": "slow", "instances": [150]}).status_code
+            answers["rest"] = post(server.url, "/v1/models/several:predict", {"signature_name": "slow", "instances": [400]}).status_code
 
         def ask_grpc() -> None:
             with Client(server.grpc, retries=0) as client:
-                answers["grpc"] = client.predict("several", signature="slow", steps=numpy.array([150], "int32"))["done"].tolist()
+                answers["grpc"] = client.predict("several", signature="slow", steps=numpy.array([400], "int32"))["done"].tolist()
 
         threads = [threading.Thread(target=ask) for ask in (ask_rest, ask_grpc)]
         for thread in threads:
             thread.start()
-        time.sleep(0.4)
+        time.sleep(1.5)
         assert not answers, "both are under way"
         os.kill(server.pid, signal.SIGTERM)
         for thread in threads:
             thread.join()
-        assert answers == {"rest": 200, "grpc": [150]}, "what was under way was answered"
+        assert answers == {"rest": 200, "grpc": [400]}, "what was under way was answered"
         assert server.stop() == 0
         with pytest.raises(requests.ConnectionError):
             post(server.url, HALF, {"instances": [2.0]})

@@ -43,6 +43,8 @@ class _Servicer(prediction_service_pb2_grpc.PredictionServiceServicer, model_ser
         def method(request: Any, context: grpc.ServicerContext) -> Any:
             began, status = time.perf_counter(), Code.INTERNAL
             try:
+                if not context.is_active():  # it waited for a thread until its client had gone
+                    raise StatusError(Code.CANCELLED, "The client has gone")
                 response = answer(request)
                 status = Code.OK
                 return response

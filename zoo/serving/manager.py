@@ -255,7 +255,7 @@ class Manager:
                     self.reload(sources)
             self._said.pop("config", None)
         except (ServingError, StatusError) as error:
-            self._say("config", f"The models' configuration was not taken: {error}")
+            self._say("config", f"Reading the models' configuration again failed: {error}")
 
     def _say(self, about: str, message: str) -> None:
         """Reports something that may be found again at the next look, once."""
