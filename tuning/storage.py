@@ -32,6 +32,7 @@ State = Literal["running", "completed", "pruned", "diverged", "failed"]
 KEY = "neuron_zoo"
 DATABASE, LOCK = "study.db", ".lock"
 LOCK_SECONDS = 15  # that a writer waits for another one's lock on SQLite
+DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # module -> what pip calls it
 FINISHED = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.FAIL, "failed": TrialState.FAIL}
 
 
@@ -359,10 +360,6 @@ def translated(url: str) -> Iterator[None]:
         if "schema" not in str(error) and "upgrade" not in str(error):
             raise
         raise StudyError(f"The database {readable(url)} was written by another version of Optuna: {str(error).partition('. ')[0]}.") from None
-
-
-def _driver(module: str) -> str:
-    return {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}.get(module, module)
 
 
 def _reason(error: Exception, url: str) -> str:
