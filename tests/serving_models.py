@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import tensorflow as tf
 import uvicorn
+from hypothesis import HealthCheck, settings
 from tensorflow.python.data.experimental.ops import testing
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
@@ -30,6 +31,8 @@ from zoo.serving.server import listen
 from zoo.serving.service import Service
 
 v1 = tf.compat.v1
+RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+"""Hypothesis's settings for machines that others use, too."""
 TYPES = ("float32", "float64", "int32", "int16", "int8", "uint8", "int64", "uint32", "uint64", "bool", "string", "float16", "bfloat16", "uint16")
 
 

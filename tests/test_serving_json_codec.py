@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from serving_models import RELAXED
 
 from zoo.serving import json_codec
 from zoo.serving.json_parser import parse
@@ -55,7 +56,7 @@ def same(first: numpy.ndarray, second: numpy.ndarray) -> bool:
 
 
 @given(st.data(), st.sampled_from(NUMBERS), SHAPES)
-@settings(max_examples=200, deadline=None)
+@settings(RELAXED, max_examples=200)
 def test_numbers_come_back_as_they_went(data: st.DataObject, kind: Any, shape: tuple[int, ...]) -> None:
     array = data.draw(arrays.arrays(kind.dtype, shape))
     if 0 in shape:  # JSON knows no dimensions behind an empty list
@@ -68,7 +69,7 @@ def test_numbers_come_back_as_they_went(data: st.DataObject, kind: Any, shape: t
 
 
 @given(st.data(), st.sampled_from(NUMBERS), arrays.array_shapes(min_dims=1, max_dims=3, max_side=4))
-@settings(max_examples=150, deadline=None)
+@settings(RELAXED, max_examples=150)
 def test_rows_and_columns_say_the_same(data: st.DataObject, kind: Any, shape: tuple[int, ...]) -> None:
     array = data.draw(arrays.arrays(kind.dtype, shape))
     inputs = {"x": info(kind)}
@@ -78,7 +79,7 @@ def test_rows_and_columns_say_the_same(data: st.DataObject, kind: Any, shape: tu
 
 
 @given(st.lists(st.binary(max_size=8), max_size=5), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(RELAXED, max_examples=150)
 def test_strings_and_bytes_come_back_as_they_went(items: list[bytes], named_bytes: bool) -> None:
     array = numpy.empty(len(items), dtype=object)
     array[:] = items
@@ -88,7 +89,7 @@ def test_strings_and_bytes_come_back_as_they_went(items: list[bytes], named_byte
 
 
 @given(st.floats(width=32) | st.floats())
-@settings(max_examples=300, deadline=None)
+@settings(RELAXED, max_examples=300)
 def test_floats_keep_their_value_and_a_sign_that_they_are_floats(number: float) -> None:
     for dtype in ("float32", "float64"):
         with numpy.errstate(over="ignore"):
@@ -102,7 +103,7 @@ def test_floats_keep_their_value_and_a_sign_that_they_are_floats(number: float) 
 
 
 @given(JSON | st.dictionaries(st.sampled_from(["instances", "inputs", "signature_name", "examples", "context"]), JSON, max_size=3))
-@settings(max_examples=200, deadline=None)
+@settings(RELAXED, max_examples=200)
 def test_a_document_is_answered_or_refused(document: Any) -> None:
     body = dumped(document)
     for kind in (*NUMBERS, KINDS["string"], KINDS["half"]):
@@ -119,7 +120,7 @@ def test_a_document_is_answered_or_refused(document: Any) -> None:
 
 
 @given(st.binary(max_size=60) | st.text('{}[]":,.eE+-0123456789\\ \n"nulltruefalsNaIifityb64\ud7ff', max_size=60).map(str.encode))
-@settings(max_examples=500, deadline=None)
+@settings(RELAXED, max_examples=500)
 def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
     made = outcome(lambda: parse(body))
     if isinstance(made, StatusError):
@@ -130,7 +131,7 @@ def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
 
 
 @given(st.dictionaries(st.text(max_size=4), JSON, max_size=4), st.binary(max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(RELAXED, max_examples=200)
 def test_what_pythons_parser_takes_is_read_the_same(document: dict[str, Any], tail: bytes) -> None:
     body = json.dumps(document, ensure_ascii=True).encode()
 
@@ -147,7 +148,7 @@ def test_what_pythons_parser_takes_is_read_the_same(document: dict[str, Any], ta
 
 
 @given(st.binary(max_size=30), st.booleans(), st.sampled_from(["", " ", "\n", "\t \r"]))
-@settings(max_examples=150, deadline=None)
+@settings(RELAXED, max_examples=150)
 def test_base64_with_and_without_padding(data: bytes, padded: bool, space: str) -> None:
     text = base64.b64encode(data).decode()
     text = text if padded else text.rstrip("=")

@@ -18,9 +18,9 @@ import grpc
 import pytest
 import requests
 import tensorflow as tf
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving_models import TYPES, Running, contract_server, half_plus, repository, serving
+from serving_models import RELAXED, TYPES, Running, contract_server, half_plus, repository, serving
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 from zoo.serving.inference import Options
@@ -621,7 +621,7 @@ VALUES = st.recursive(
     signature=st.sampled_from(["serving_default", "classify", "regress", "uneven", "numbers", *TYPES]),
     document=st.dictionaries(st.sampled_from(["instances", "inputs", "examples", "context"]), VALUES, max_size=2),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(RELAXED, max_examples=150)
 def test_no_document_is_a_server_error(server: Running, path: str, method: str, signature: str, document: dict[str, Any]) -> None:
     response = post(server, f"{path}:{method}", {"signature_name": signature, **document})
     assert response.status_code in (200, 400, 501), response.text

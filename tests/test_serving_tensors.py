@@ -10,6 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from serving_models import RELAXED
 
 from zoo.serving import messages
 from zoo.serving.messages import message
@@ -22,7 +23,7 @@ PROTOS = [message("TensorProto"), tf.make_tensor_proto(0).__class__]
 @pytest.mark.parametrize("proto_class", PROTOS, ids=["own", "tensorflow"])
 @pytest.mark.parametrize("as_content", [False, True])
 @given(data=st.data())
-@settings(max_examples=120, deadline=None)
+@settings(RELAXED, max_examples=120)
 def test_arrays_come_back_and_tensorflow_reads_the_same(proto_class: type, as_content: bool, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(KINDS))
     array = data.draw(arrays.arrays(kind.dtype, arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)))
@@ -36,7 +37,7 @@ def test_arrays_come_back_and_tensorflow_reads_the_same(proto_class: type, as_co
 
 
 @given(st.lists(st.binary(max_size=5), max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(RELAXED, max_examples=60)
 def test_strings_come_back(items: list[bytes]) -> None:
     array = numpy.empty(len(items), dtype=object)
     array[:] = items

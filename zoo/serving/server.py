@@ -132,7 +132,7 @@ def serve(
         except StatusError as error:
             raise ServingError(f"Failed to start server. Error: {error}", error.code) from None
         stack.callback(manager.close)
-        _require_models(manager, wait)
+        _require_models(manager, wait and manager.options.poll_seconds > 0)
         service, metrics = _service(manager, options, stack)
         server = None
         grpc_addresses = _grpc_addresses(options)
