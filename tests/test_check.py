@@ -91,7 +91,7 @@ def write_records(count: int, record: bytes = b"") -> Callable[[Path], Any]:
     def write(repository: Path) -> None:
         with tf.io.TFRecordWriter(str(repository / "tiny" / "1" / WARMUP)) as writer:
             for _ in range(count):
-                writer.write(record or prediction(signature_name="predict_uint8", image=numpy.zeros((1, 6, 5, 1), "uint8")))
+                writer.write(record or prediction(signature_name="predict_uint8", image=numpy.zeros((1, 6, 5, 2), "uint8")))
 
     return write
 
@@ -122,7 +122,8 @@ def empty_version(repository: Path) -> None:
     (repository / "tiny" / "1").mkdir()
 
 
-IMAGE = numpy.zeros((1, 6, 5, 1), "float32")
+ENTRY = 'config { name: "tiny" base_path: "/models/tiny" model_platform: "tensorflow" }'
+IMAGE = numpy.zeros((1, 6, 5, 2), "float32")
 FOLDERS: list[tuple[str, str, Callable[[Path], Any]]] = [
     ("config-syntax", "", edit("models.config", lambda text: text + "}")),
     ("empty-config", "", edit("models.config", lambda text: "# nothing\n")),
@@ -130,7 +131,7 @@ FOLDERS: list[tuple[str, str, Callable[[Path], Any]]] = [
     ("missing-model-platform", "", edit("models.config", lambda text: text.replace('model_platform: "tensorflow"', ""))),
     ("model-type", "", add("model_type: TENSORFLOW")),
     ("unknown-platform", "", edit("models.config", lambda text: text.replace('"tensorflow"', '"onnx"'))),
-    ("duplicate-model", "", edit("models.config", lambda text: text + text)),
+    ("duplicate-model", "", edit("models.config", lambda text: text.replace("model_config_list {", f"model_config_list {{ {ENTRY}"))),
     ("missing-base-path", "", edit("models.config", lambda text: text.replace("/models/tiny", "/models/other"))),
     ("missing-specific-version", "", add("model_version_policy { specific { versions: 1 versions: 2 } }")),
     ("label-without-version", "", add('version_labels { key: "stable" value: 2 }')),
@@ -235,7 +236,9 @@ def with_asset(path: Path) -> Path:
     words.parent.mkdir(parents=True, exist_ok=True)
     words.write_text("a\nb\n")
     module = tf.Module()
-    initializer = tf.lookup.TextFileInitializer(str(words), tf.string, 0, tf.int64, 1)
+    initializer = tf.lookup.TextFileInitializer(
+        str(words), tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
+    )
     module.table = tf.lookup.StaticHashTable(initializer, -1)
     save(path, lambda x: {"y": module.table.lookup(x)}, tf.TensorSpec((None,), tf.string, name="x"), module=module)
     (path / "assets" / "words.txt").unlink()

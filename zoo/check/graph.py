@@ -18,6 +18,7 @@ INTERNAL = {"__saved_model_init_op", "__saved_model_train_op"}
 PYTHON_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 XLA_OPS = {"XlaLaunch", "XlaLaunchV2", "XlaCallModule"}
 CHANNELS_LAST_ONLY = {"Conv2D", "Conv2DBackpropInput", "Conv3D", "DepthwiseConv2dNative", "MaxPool", "MaxPool3D", "AvgPool", "AvgPool3D"}
+BATCH_NORMALIZATIONS = {"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"}
 CONTRIBUTED = re.compile(
     r"SimpleML|Sentencepiece|Wordpiece|WordShape|Wordpiece|RegexSplit|WhitespaceTokenize|UnicodeScript|NormalizeUTF8|CaseFoldUTF8"
 )
@@ -62,7 +63,7 @@ def check_graph(graph: Any, path: Path) -> Iterator[Finding]:
         yield Finding("gpu-layout", path, f"{op} on channels-first data")
     for device in _names(node.device for node in used if re.search(r"GPU|TPU", node.device, re.IGNORECASE)):
         yield Finding("pinned-device", path, f"operations are bound to {device}")
-    if any(node.op.startswith("FusedBatchNorm") and node.attr["is_training"].b for node in used):
+    if any(node.op in BATCH_NORMALIZATIONS and ("is_training" not in node.attr or node.attr["is_training"].b) for node in used):
         yield Finding("training-mode", path, "batch normalization in training mode")
 
 

@@ -104,7 +104,7 @@ def _check_variables(path: Path, graph: Any) -> Iterator[Finding]:
         reader = tf.train.load_checkpoint(str(folder / "variables"))
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
         yield Finding("damaged-variables", folder, _first_line(error))
 
 
@@ -234,8 +234,14 @@ def _examples(given: Any) -> list[bytes]:
 
 
 def _run(session: Any, signature: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    import tensorflow as tf
+
     if set(inputs) != set(signature.inputs):
         raise _UnanswerableError(f"its inputs are {', '.join(sorted(inputs)) or 'none'}; the signature's are {', '.join(sorted(signature.inputs))}")
+    for alias, values in inputs.items():
+        given, expected = tf.as_dtype(getattr(values, "dtype", object)), tf.as_dtype(signature.inputs[alias].dtype)
+        if given != expected:  # the server converts nothing
+            raise _UnanswerableError(f"Expects {alias} to be {expected.name} but {given.name} is provided")
     fetches = {alias: info.name for alias, info in signature.outputs.items()}
     answer: dict[str, Any] = session.run(fetches, {signature.inputs[alias].name: values for alias, values in inputs.items()})
     return answer
