@@ -60,4 +60,12 @@ def test_a_space_with_conditions_is_found() -> None:
 
 
 def test_a_build_that_raises_hides_no_more_than_it_must() -> None:
-    assert [entry.name for entry in discover_space(Conditional()).space] == ["kind"]
+    assert [entry.name for entry in discover_space(Conditional()).space] == ["kind", "width", "more", "depth"]
+
+
+def test_what_stands_behind_a_plain_if_is_found() -> None:
+    def build(hp: keras_tuner.HyperParameters) -> None:
+        if hp.Choice("kind", ["shallow", "deep"]) == "deep":
+            hp.Int("depth", 2, 9)
+
+    assert [entry.name for entry in discover_space(build).space] == ["kind", "depth"]

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from zoo.datasets import Dataset
 
 
+BUILDS = 60  # at most, to find what a hypermodel declares
+
+
 class ZooHyperModel(keras_tuner.HyperModel):
     """Builds and compiles a zoo model from a point of its search space, for any KerasTuner tuner.
 
@@ -69,7 +72,7 @@ class ZooHyperModel(keras_tuner.HyperModel):
 
 
 def discover_space(hypermodel: keras_tuner.HyperModel | Callable[[keras_tuner.HyperParameters], keras.Model]) -> keras_tuner.HyperParameters:
-    """Returns every hyperparameter that a hypermodel declares, found by building it until each condition was met once.
+    """Returns every hyperparameter that a hypermodel declares, found by building it with each choice, and each condition, once.
 
     A build that raises counts with what it had declared by then, so that one bad configuration hides nothing but what it
     would have declared afterwards.
@@ -80,8 +83,9 @@ def discover_space(hypermodel: keras_tuner.HyperModel | Callable[[keras_tuner.Hy
     Example:
         >>> class Hypermodel(keras_tuner.HyperModel):
         ...     def build(self, hp):
-        ...         if hp.Boolean("deep"):
-        ...             with hp.conditional_scope("deep", [True]):
+        ...         deep = hp.Boolean("deep")
+        ...         with hp.conditional_scope("deep", [True]):
+        ...             if deep:
         ...                 hp.Int("depth", 2, 4)
         >>> [hyperparameter.name for hyperparameter in discover_space(Hypermodel()).space]
         ['deep', 'depth']
@@ -90,18 +94,28 @@ def discover_space(hypermodel: keras_tuner.HyperModel | Callable[[keras_tuner.Hy
     if isinstance(hypermodel, keras_tuner.HyperModel):
         hypermodel.declare_hyperparameters(known)
     build = getattr(hypermodel, "build", hypermodel)
-    met: list[object] = []
-    values: dict[str, object] = {}
-    while True:
+    waiting: list[dict[str, object]] = [{}]
+    tried: list[dict[str, object]] = []
+    while waiting and len(tried) < BUILDS:
+        values = waiting.pop(0)
+        tried.append(values)
         hp = known.copy()
         hp.values.update(values)
         hp.ensure_active_values()
         with contextlib.suppress(Exception):
             build(hp)
         known.merge([entry for entry in hp.space if not known._exists(entry.name, entry.conditions)])
-        met += [scope for scope in hp.active_scopes if scope not in met]
-        waiting = next((scope for scope in hp.inactive_scopes if scope not in met), None)
-        if waiting is None:
-            return known
-        met.append(waiting)  # tried once, whether it comes to be met or not
-        values |= {condition.name: condition.values[0] for condition in waiting}
+        scopes = [{condition.name: condition.values[0] for condition in scope} for scope in hp.inactive_scopes]
+        choices = [{**_parents(entry), entry.name: value} for entry in known.space if not hasattr(entry, "min_value") for value in _values(entry)]
+        waiting += [found for found in (*scopes, *choices) if found not in tried and found not in waiting]
+    return known
+
+
+def _parents(entry: keras_tuner.engine.hyperparameters.HyperParameter) -> dict[str, object]:
+    """Returns values under which a hyperparameter is active."""
+    return {condition.name: condition.values[0] for condition in entry.conditions}
+
+
+def _values(entry: keras_tuner.engine.hyperparameters.HyperParameter) -> list[object]:
+    """Returns the choices that are not the default."""
+    return [value for value in getattr(entry, "values", ()) if value != entry.default]

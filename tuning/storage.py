@@ -352,10 +352,9 @@ def translated(url: str) -> Iterator[None]:
         yield
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise StudyError(_reason(error, url)) from None
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"The database {readable(url)} needs a driver that is not installed: pip install {_driver(str(error.name))}"
-        ) from None
+    except ImportError as error:
+        module = str(getattr(error.__cause__ or error, "name", ""))
+        raise MissingExtraError(f"{readable(url)} needs a driver that is not installed: pip install {DRIVERS.get(module, module)}") from None
     except RuntimeError as error:
         if "schema" not in str(error) and "upgrade" not in str(error):
             raise
