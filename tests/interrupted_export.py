@@ -1,11 +1,14 @@
-"""What a process does that a test interrupts: it exports one version of a small model."""
+"""A process that a test interrupts: it gets a small model ready, says so, and exports it when it is told to.
+
+python interrupted_export.py REPOSITORY
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import keras
-import tensorflow  # noqa: F401  # so that a fork server has it before it forks
 
 import zoo
 from zoo.cards import Card
@@ -33,5 +36,8 @@ def tiny_model() -> tuple[keras.Model, Card]:
     return model, card
 
 
-def export_one(repository: Path) -> None:
-    export_model(tiny_model(), repository)
+if __name__ == "__main__":
+    tiny = tiny_model()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    export_model(tiny, Path(sys.argv[1]))

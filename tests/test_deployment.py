@@ -268,7 +268,7 @@ def test_a_curve_is_measured_and_its_figures_stand_in_the_file(repository: Path)
 @pytest.mark.parametrize(
     ("curves", "expected"),
     [
-        ({}, Batching(1, 0, 2, 2)),
+        ({}, Batching(1, 0, 2000, 2)),
         ({"flat": {1: 1.0, 2: 2.0, 4: 4.0}}, Batching(1, 0, 2000, 2)),
         ({"free": {1: 8.0, 2: 8.0, 4: 8.0}}, Batching(4, 6000, 250, 2)),
         ({"nearly": {1: 8.0, 2: 8.0, 4: 15.0}}, Batching(2, 4000, 250, 2)),

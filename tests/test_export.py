@@ -1,27 +1,38 @@
-"""Exports: the signature, equal answers, whole versions or none, and TensorFlow's own command on each shipped one."""
+"""Exports: equal answers, the same bytes, whole versions or none, and TensorFlow's own command on each shipped one."""
 
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
+import random
+import signal
 import subprocess
 import sys
+import threading
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import interrupted_export
 import keras
 import numpy
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 import zoo
 from zoo import export
 from zoo.cards import Card
-from zoo.errors import ExportError
+from zoo.check import check
+from zoo.errors import ExportError, MissingExtraError, UsageError
 from zoo.evaluation import softmax
-from zoo.export import export_model, model_names, versions, write_models_config
+from zoo.export import export_model, export_report, model_names, versions, write_models_config
+from zoo.formats import load_litert, load_onnx
+from zoo.serving import start
 
 SAVED_MODELS = Path(__file__).parents[1] / "saved_models"
 
@@ -133,6 +144,143 @@ def test_models_config_lists_what_has_a_version(tmp_path: Path) -> None:
     assert 'base_path: "/models/a"' in text
 
 
+def test_versions_are_whole_numbers_of_64_bits(tiny: tuple[keras.Model, Card], tmp_path: Path) -> None:
+    for name in ("1", "07", "-3", "1.0", "v2", "٣"):
+        (tmp_path / "tiny" / name).mkdir(parents=True)
+    assert versions(tmp_path / "tiny") == [1, 7]
+    with pytest.raises(ExportError, match=r"below 2\*\*63. Received: 9223372036854775808"):
+        export_model(tiny, tmp_path, version=2**63)
+
+
+def test_other_formats_lie_where_tf_serving_passes_over_them(tiny: tuple[keras.Model, Card], tmp_path: Path) -> None:
+    path = export_model(tiny, tmp_path, formats=["saved_model", "litert", "onnx"])
+    report = export_report(path)
+    assert report["formats"].keys() == {"saved_model", "litert", "onnx"}
+    images = numpy.random.default_rng(0).uniform(0, 255, (3, 8, 6, 1)).astype("float32")
+    expected = tiny[0].predict(images, verbose=0)
+    numpy.testing.assert_allclose(load_litert(path / "assets.extra" / "model.tflite")(images), expected, atol=1e-4)
+    numpy.testing.assert_allclose(load_onnx(path / "assets.extra" / "model.onnx")(images), expected, atol=1e-4)
+    assert check(tmp_path) == []
+
+
+def test_unknown_formats_and_missing_packages_leave_nothing(tiny: tuple[keras.Model, Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"Unknown format 'tflite'\.( Did you mean 'litert'\?)? Formats: saved_model, litert, onnx\."):
+        export_model(tiny, tmp_path, formats=["tflite"])
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(MissingExtraError, match="ONNX needs tf2onnx"):
+        export_model(tiny, tmp_path, formats=["onnx"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_weights_give_the_same_bytes(tiny: tuple[keras.Model, Card], tmp_path: Path) -> None:
+    first = export_model(tiny, tmp_path / "first")
+    second = export_model(tiny, tmp_path / "second")  # after the process traced more functions
+    files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert len(files) == 17
+    assert [file for file in files if (first / file).read_bytes() != (second / file).read_bytes()] == []
+
+
+def test_a_shipped_export_is_what_an_export_makes_today(tmp_path: Path) -> None:
+    shipped = SAVED_MODELS / "relu_mlp.digits" / "1"
+    meta = SavedModel.FromString((shipped / "saved_model.pb").read_bytes()).meta_graphs[0].meta_info_def
+    if meta.tensorflow_version != tf.__version__:
+        pytest.skip(f"exported by TensorFlow {meta.tensorflow_version}, and this is {tf.__version__}")
+    path = export_model("relu_mlp.digits", tmp_path)
+    for file in ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001", "assets.extra/card.json"):
+        assert (path / file).read_bytes() == (shipped / file).read_bytes(), file
+
+
+class Poller(threading.Thread):
+    """Looks into a model's folder all the time, and does with each new version what a server does: loads it, asks it."""
+
+    def __init__(self, base: Path) -> None:
+        super().__init__(daemon=True)
+        self.base = base
+        self.seen: dict[int, dict[str, int]] = {}
+        self.findings: list[Any] = []
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.001):
+            for version in set(versions(self.base)) - self.seen.keys():
+                self.seen[version] = files_of(self.base / str(version))
+                self.findings += check(self.base / str(version))
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kills", [pytest.param(2, id="two"), pytest.param(20, id="twenty", marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_leaves_nothing_half_written(kills: int, tmp_path: Path) -> None:
+    """Every other moment lies anywhere in the export, the others after its first file; a reader and a server look on all the time."""
+    base, generator = tmp_path / "tiny", random.Random(0)
+
+    def ready_to_export() -> subprocess.Popen[str]:
+        command = [sys.executable, interrupted_export.__file__, str(tmp_path)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    def begin(process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+    def seconds_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> float:
+        start = time.perf_counter()
+        while not happened() and process.poll() is None:
+            time.sleep(0.001)
+        return time.perf_counter() - start
+
+    def temporary_folders() -> set[Path]:
+        return set(base.glob(".tmp-*"))
+
+    with ready_to_export() as export:
+        begin(export)
+        before_writing = seconds_until(lambda: bool(temporary_folders()), export)
+        writing = seconds_until(lambda: not temporary_folders(), export)
+    assert versions(base) == [1]
+    poller = Poller(base)
+    poller.start()
+    interrupted = 0
+    with start(tmp_path) as server:
+        for moment in range(kills):
+            with ready_to_export() as export:
+                left = temporary_folders()
+                begin(export)
+                if moment % 2:
+                    seconds_until(lambda left=left: bool(temporary_folders() - left), export)  # type: ignore[misc]
+                    time.sleep(generator.uniform(0, writing))
+                else:
+                    time.sleep(generator.uniform(0, before_writing + writing))
+                export.kill()
+            interrupted += export.returncode == -signal.SIGKILL
+        last, deadline = versions(base)[-1], time.monotonic() + 60
+        while (answered := status_of(server.url)) != {last}:
+            assert answered, "while new versions come, an old one serves"
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        while poller.seen.keys() != set(versions(base)):
+            assert poller.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    poller.done.set()
+    poller.join()
+    assert interrupted
+    assert poller.findings == []
+    assert poller.seen == {version: files_of(base / str(version)) for version in versions(base)}, "a version grew after it appeared"
+
+
+def status_of(url: str) -> set[int]:
+    """The available versions; none may have failed."""
+    with urllib.request.urlopen(f"{url}/v1/models/tiny", timeout=10) as response:
+        states = json.load(response)["model_version_status"]
+    assert {state["status"]["error_code"] for state in states} == {"OK"}
+    return {int(state["version"]) for state in states if state["state"] == "AVAILABLE"}
+
+
 # The weights for larger images are exported where they are wanted: their exports would fill the repository.
 EXPORTED = [name for name in zoo.list_models(pretrained=True) if name.endswith((".mnist", ".digits"))]
 
@@ -140,6 +288,10 @@ EXPORTED = [name for name in zoo.list_models(pretrained=True) if name.endswith((
 def test_the_repository_holds_the_exports_for_mnist_and_digits() -> None:
     assert model_names(SAVED_MODELS) == EXPORTED
     assert (SAVED_MODELS / "models.config").read_text().count("model_platform") == len(EXPORTED)
+
+
+def test_the_linter_has_nothing_to_say_about_the_shipped_exports() -> None:
+    assert check(SAVED_MODELS) == []
 
 
 @pytest.mark.parametrize("name", EXPORTED)

@@ -248,8 +248,8 @@ def kubernetes_names(names: Sequence[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in names:
-        base = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:47].rstrip("-")
-        base = base if base[:1].isalpha() else f"model-{base}"
+        base = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        base = (base if base[:1].isalpha() else f"model-{base}")[:47].rstrip("-")
         taken = set(found.values())
         found[name] = next(candidate for candidate in [base, *(f"{base}-{count}" for count in range(2, len(names) + 2))] if candidate not in taken)
     return found
