@@ -53,7 +53,7 @@ SUBJECTS = {
 }
 # Subject -> epochs, trials, and the ratio that is wanted.
 IDENTICAL = {"digits_mlp": (5, 40, 20.0), "fashion_mlp": (9, 10, 4.0), "fashion_cnn": (4, 6, 1.5), "fashion_cnn_bf16": (4, 6, 3.0)}
-OVERHEAD = {"fashion_mlp": 0.10, "fashion_cnn": 0.05}
+OVERHEAD = {"digits_mlp": 0.50, "fashion_mlp": 0.10, "fashion_cnn": 0.05}  # share of the wall time
 THOUSAND_SECONDS = 300.0
 OURS, PEERS = "neuron-zoo", ("kt_random", "kt_bayesian", "kt_hyperband", "optuna_tpe_hyperband")
 FRACTION = 0.2
@@ -282,7 +282,7 @@ def identical(table: Table, arguments: argparse.Namespace) -> None:
 
 
 def overhead(table: Table, arguments: argparse.Namespace) -> None:
-    for subject in arguments.subjects or OVERHEAD:
+    for subject in arguments.subjects or ("fashion_mlp", "fashion_cnn"):
         trials = arguments.trials or 200
         found = run(OURS, subject, epochs=SUBJECTS[subject].epochs, trials=trials)
         verdict = {"wanted": f"<= {100 * OVERHEAD[subject]:g} %", "met": "yes" if found["overhead"] <= OVERHEAD[subject] else "no"}

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -37,3 +39,28 @@ def test_time_to_99(tmp_path: Path) -> None:
     assert all(0 <= float(row["accuracy"]) <= 1 and float(row["seconds"]) > 0 for row in rows)
     assert printed.count("seed ") == 2
     assert "mean " in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [("identical", "--trials", "3"), ("thousand", "--trials", "5"), ("overhead", "--trials", "3")])
+def test_search(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    out = tmp_path / "search.csv"
+    subjects = () if arguments[0] == "thousand" else ("--subjects", "digits_mlp")
+    printed = run("search.py", *arguments, *subjects, "--out", str(out))
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["line"] for row in rows} == {arguments[0]}
+    assert all(float(row["value"]) > 0 and row["commit"] for row in rows)
+    assert printed.count("wanted") == 1
+
+
+@pytest.mark.slow
+def test_search_anytime(tmp_path: Path) -> None:
+    out = tmp_path / "search.csv"
+    options = ("--subjects", "digits_mlp", "--seeds", "1", "--seconds", "15", "--peers", "kt_random,optuna_tpe_hyperband")
+    printed = run("search.py", "anytime", *options, "--out", str(out))
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["engine"] for row in rows[:3]] == ["kt_random", "optuna_tpe_hyperband", "neuron-zoo"]
+    assert all(0 < float(row["value"]) <= 1 for row in rows[:3])
+    assert printed.count("wanted") == 2

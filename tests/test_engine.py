@@ -249,7 +249,7 @@ def test_a_diverged_trial_ends_within_twenty_steps(which: str, rate: float, patt
     if which == "engine":
         assert re.search(pattern, segment.message)
         program = next(reversed(request.getfixturevalue("engine").programs.values()))
-        assert int(program.model.optimizer.iterations) <= 20
+        assert int(program.optimizer.iterations) <= 20
     after = engine.run(dataclasses.replace(recipe, learning_rate=0.05), until=1)
     assert (after.state, after.history[-1]["val_accuracy"] > 0.5) == ("completed", True)
 
@@ -262,7 +262,7 @@ def test_a_trial_that_diverges_after_a_while_is_noticed(engine: CompiledEngine) 
     assert segment.state == "diverged"
     assert "epoch 2" in segment.message
     program = next(reversed(engine.programs.values()))
-    assert int(program.model.optimizer.iterations) <= program.steps + 20
+    assert int(program.optimizer.iterations) <= program.steps + 20
 
 
 @pytest.mark.parametrize("which", ["engine", "plain"])

@@ -12,17 +12,18 @@ import gc
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from weakref import WeakValueDictionary
 
 import keras
 import numpy
 
 from tuning.plain_models import PlainHyperModelEngine, at_point, shuffled
-from tuning.programs import DeviceData, Program, learning_rates
-from tuning.scalars import Slots
+from tuning.programs import DeviceData, Evaluation, Program, learning_rates
+from tuning.scalars import Slots, optimizer_structure
 from tuning.segments import Improved, OnEpoch, PlainEngine, Point, Segment, Snapshot, check_until
 from tuning.stretches import Stretch
 from tuning.structures import Unshareable, model_structure, recipe_places, recipe_structure, start_structure, why_plain
@@ -85,6 +86,7 @@ class CompiledEngine:
         self.training, self.validation, self.xla = training, validation, xla
         self.programs: Recent[Program] = Recent(programs)
         self._starts: Recent[list[numpy.ndarray]] = Recent(STARTS)
+        self._evaluations: WeakValueDictionary[Hashable, Evaluation] = WeakValueDictionary()  # kept by their programs
 
     def run(
         self,
@@ -102,23 +104,30 @@ class CompiledEngine:
         began = time.perf_counter()
         steps, first = steps_per_epoch(recipe, self.training), 0 if snapshot is None else snapshot.epoch
         optimizer = make_optimizer(recipe, steps * recipe.epochs)
-        structure, numbers = recipe_structure(recipe, optimizer)
-        program = self.programs.find(structure, lambda: self._program(recipe, numbers))
-        rates = learning_rates(optimizer._learning_rate, first * steps, max(0, until - first) * steps)
+        schedule = optimizer._learning_rate
+        kind, free = optimizer_structure(optimizer)
+        structure, numbers = recipe_structure(recipe)
+
+        def build() -> Program:
+            evaluation = self._evaluations.get(structure) or self._evaluation(recipe, numbers)
+            self._evaluations[structure] = evaluation
+            return Program(evaluation, optimizer, free, recipe.batch_size)
+
+        program = self.programs.find((structure, kind, recipe.batch_size), build)
+        rates = learning_rates(schedule, first * steps, max(0, until - first) * steps)
         rows = partial(order, recipe.seed, images=len(self.training.labels))
-        stretch = Stretch(program, numbers, rates, rows, first, until, snapshot, deadline, partial(_weaken, recipe, program), improved)
+        stretch = Stretch(program, numbers, free, rates, rows, first, until, snapshot, deadline, partial(_weaken, recipe, program), improved)
         stretch.load(lambda: self._start(recipe))
         stretch.build_seconds = time.perf_counter() - began
         return stretch.run(on_epoch)
 
-    def _program(self, recipe: Recipe, numbers: dict[str, float]) -> Program:
-        """Builds and compiles what a recipe and its like need."""
+    def _evaluation(self, recipe: Recipe, numbers: Mapping[str, float]) -> Evaluation:
+        """Builds the model that a recipe and its like train."""
         trainer, _, _ = compile_trainer(recipe, self.training)
         self._starts.find(start_structure(recipe), lambda: [variable.numpy().copy() for variable in trainer.variables])
         smoothing = SimpleNamespace(label_smoothing=recipe.label_smoothing, teacher=None)  # all that the loss reads of a recipe
         trainer.compile(trainer.optimizer, loss(cast(Recipe, smoothing)), metrics=[accuracy(recipe)])
-        slots = Slots(recipe_places(trainer, smoothing, numbers))
-        return Program(trainer, slots, self._data, recipe.batch_size, jit=self.xla)
+        return Evaluation(trainer, Slots(recipe_places(trainer, smoothing, numbers)), self._data, self.xla)
 
     def _start(self, recipe: Recipe) -> list[numpy.ndarray]:
         """The values of a new model's variables."""
@@ -218,14 +227,17 @@ class HyperModelEngine:
             structure, numbers, places = model_structure(model)
         except Unshareable as reason:
             return self.plain.train(model, point, until, snapshot, on_epoch, deadline, built, str(reason), improved)
+        kind, free = optimizer_structure(model.optimizer)
         values, schedule = [variable.numpy().copy() for variable in model.variables], model.optimizer._learning_rate
-        program = self.programs.find(
-            (structure, point.batch_size), lambda: Program(model, Slots(places), self._data, point.batch_size, remainder=True)
-        )
+
+        def build() -> Program:
+            return Program(Evaluation(model, Slots(places), self._data), model.optimizer, free, point.batch_size, remainder=True)
+
+        program = self.programs.find((structure, kind, point.batch_size), build)
         first = 0 if snapshot is None else snapshot.epoch
         rates = learning_rates(schedule, first * program.steps, max(0, until - first) * program.steps)
         rows = partial(shuffled, point.seed if self.plain.shuffle else None, len(self._data))
-        stretch = Stretch(program, numbers, rates, rows, first, until, snapshot, deadline, improved=improved)
+        stretch = Stretch(program, numbers, free, rates, rows, first, until, snapshot, deadline, improved=improved)
         stretch.load(lambda: values)
         stretch.build_seconds = built + time.perf_counter() - began
         return stretch.run(on_epoch)

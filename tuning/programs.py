@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,43 +87,89 @@ class Progress:
     metrics: Mapping[str, float] | None = None
 
 
-class Program:
-    """Compiled training and evaluation of one Keras model on one data set.
+class Evaluation:
+    """A model and its compiled evaluation, which the programs of several optimizers share.
 
     Args:
-        model: Compiled, with its optimizer; the program takes it over.
-        slots: The free numbers of its layers, loss and optimizer.
-        data: What it trains on.
-        batch_size: Rows per step; those left over at an epoch's end make a smaller step where `remainder` is True.
-        remainder: Whether an epoch ends with a smaller batch.
+        model: Compiled with its loss and metrics; the evaluation takes it over.
+        slots: The free numbers of its layers and its loss.
+        data: What it is evaluated on.
         jit: Whether XLA compiles it, where `suits_xla` says so.
     """
 
-    def __init__(self, model: keras.Model, slots: Slots, data: DeviceData, batch_size: int, *, remainder: bool = False, jit: bool = False) -> None:
+    def __init__(self, model: keras.Model, slots: Slots, data: DeviceData, jit: bool = False) -> None:
         self.model, self.slots, self.data = model, slots, data
-        self.batch_size = min(batch_size, len(data))
-        self.whole_steps = len(data) // self.batch_size
-        self.rest = len(data) % self.batch_size if remainder else 0
+        self.jit = jit and suits_xla(model)
+        x, y = gather((data.x, data.y), tf.constant([0]))
+        model.compute_metrics(x, y, model(x), None)  # makes their variables, which cannot be made inside a loop of the graph
+        model.reset_metrics()
+        if data.validation is not None:
+            numbers = tf.ones(len(slots.places), tf.float64)
+            self._test = tf.function(self._test_steps, autograph=False, jit_compile=self.jit).get_concrete_function(numbers)
+            self._test(numbers)
+
+    def run(self, numbers: tf.Tensor) -> dict[str, float]:
+        """Returns Keras's metrics over the validation data; none without any.
+
+        Args:
+            numbers: float64, as `Slots.vector` orders them.
+        """
+        if self.data.validation is None:
+            return {}
+        return {name: float(value) for name, value in self._test(numbers).items()}
+
+    def _test_steps(self, numbers: Any) -> dict[str, Any]:
+        count = samples(self.data.validation)
+        size = min(VALIDATION_BATCH, count)
+        with self.slots.filled(numbers):
+            self.model.reset_metrics()
+
+            def body(batch: Any) -> tuple[Any]:
+                self.model.test_step(gather(self.data.validation, batch * size + tf.range(size)))
+                return (batch + 1,)
+
+            tf.while_loop(lambda batch: batch < count // size, body, (0,), parallel_iterations=1)
+            if count % size:
+                self.model.test_step(gather(self.data.validation, tf.range(count // size * size, count)))
+            return self.model.get_metrics_result()
+
+
+class Program:
+    """Compiled training of one Keras model by one optimizer on one data set.
+
+    Args:
+        evaluation: The model with its evaluation.
+        optimizer: The program takes it over.
+        free: Which of the optimizer's arguments are free numbers.
+        batch_size: Rows per step; those left over at an epoch's end make a smaller step where `remainder` is True.
+        remainder: Whether an epoch ends with a smaller batch.
+    """
+
+    def __init__(self, evaluation: Evaluation, optimizer: keras.Optimizer, free: Iterable[str], batch_size: int, *, remainder: bool = False) -> None:
+        self.evaluation, self.model, self.data, self.jit = evaluation, evaluation.model, evaluation.data, evaluation.jit
+        self.optimizer, self.free = optimizer, Slots({name: [(optimizer, name)] for name in free})
+        self.batch_size = min(batch_size, len(self.data))
+        self.whole_steps = len(self.data) // self.batch_size
+        self.rest = len(self.data) % self.batch_size if remainder else 0
         self.steps = self.whole_steps + (self.rest > 0)
         self.rows = self.whole_steps * self.batch_size + self.rest
         self.steps_at_once = WINDOW
-        self._build()
-        self.jit = jit and suits_xla(model)
+        self.loss = next(metric for metric in self.model.metrics if metric.name == "loss")
         self._compile()
 
-    def _build(self) -> None:
-        """Makes all variables, which cannot be made inside a loop of the graph."""
-        model, optimizer = self.model, self.model.optimizer
+    def _compile(self) -> None:
+        """Traces and compiles the training, training nothing."""
         self.rates = _Table()
-        if not optimizer.built:
-            optimizer.build(model.trainable_variables)
-        optimizer.learning_rate = self.rates
-        x, y = gather((self.data.x, self.data.y), tf.constant([0]))
-        model.compute_metrics(x, y, model(x), None)
-        model.reset_metrics()
-        self.loss = next(metric for metric in model.metrics if metric.name == "loss")
-        self.variables = [*model.variables, *optimizer.variables]
-        self.fresh_slots = [variable.numpy().copy() for variable in optimizer.variables]
+        if not self.optimizer.built:
+            self.optimizer.build(self.model.trainable_variables)
+        self.optimizer.learning_rate = self.rates
+        self.variables = [*self.model.variables, *self.optimizer.variables]
+        self.fresh_slots = [variable.numpy().copy() for variable in self.optimizer.variables]
+        self.model.optimizer = self.optimizer  # while train_step is traced
+        numbers = [tf.ones(len(slots.places), tf.float64) for slots in (self.evaluation.slots, self.free)]
+        nothing = (tf.zeros(self.rows, tf.int32), tf.zeros(self.steps), *numbers, tf.constant(0), tf.constant(0), tf.constant(math.nan))
+        self._train = tf.function(self._train_steps, autograph=False, jit_compile=self.jit).get_concrete_function(*nothing)
+        self._train(*nothing)
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
@@ -143,49 +189,34 @@ class Program:
 
     # -- work ----------------------------------------------------------------------------------------------------------
 
-    def _compile(self) -> None:
-        """Traces and compiles everything, training nothing."""
-        numbers = tf.ones(len(self.slots.places), tf.float64)
-        nothing = (tf.zeros(self.rows, tf.int32), tf.zeros(self.steps), numbers, tf.constant(0), tf.constant(0), tf.constant(math.nan))
-        self._train = tf.function(self._train_steps, autograph=False, jit_compile=self.jit).get_concrete_function(*nothing)
-        self._train(*nothing)
-        if self.data.validation is not None:
-            self._test = tf.function(self._test_steps, autograph=False, jit_compile=self.jit).get_concrete_function(numbers)
-            self._test(numbers)
-
-    def train(self, rows: tf.Tensor, rates: tf.Tensor, numbers: tf.Tensor, done: Progress) -> Progress:
+    def train(self, rows: tf.Tensor, rates: tf.Tensor, numbers: tuple[tf.Tensor, tf.Tensor], done: Progress) -> Progress:
         """Goes on with an epoch for about half a second, less where the trial diverges.
 
         Args:
             rows: int32, the epoch's rows in order.
             rates: float32 `(steps of the epoch,)`, the learning rate of each step.
-            numbers: float64, as `Slots.vector` orders them.
+            numbers: float64, of the evaluation's slots and of `free`, as `Slots.vector` orders them.
             done: Where the epoch stands.
         """
         began = time.perf_counter()
         last = min(done.step + self.steps_at_once, self.steps)
-        step, start, loss, diverged, metrics = self._train(rows, rates, numbers, tf.constant(done.step), tf.constant(last), tf.constant(done.start))
+        step, start, loss, diverged, metrics = self._train(rows, rates, *numbers, tf.constant(done.step), tf.constant(last), tf.constant(done.start))
         progress = Progress(int(step), float(start), float(loss), bool(diverged), {name: float(value) for name, value in metrics.items()})
         if not progress.diverged:
             rate = (progress.step - done.step) / (time.perf_counter() - began)
             self.steps_at_once = WINDOW * max(1, int(rate * SECONDS_BETWEEN_LOOKS / WINDOW))
         return progress
 
-    def evaluate(self, numbers: tf.Tensor) -> dict[str, float]:
-        """Returns Keras's metrics over the validation data; none without any."""
-        if self.data.validation is None:
-            return {}
-        return {name: float(value) for name, value in self._test(numbers).items()}
-
-    def _train_steps(self, rows: Any, rates: Any, numbers: Any, first: Any, last: Any, start: Any) -> tuple[Any, ...]:
-        with self.slots.filled(numbers), self.rates.filled(rates, self.model.optimizer.iterations - tf.cast(first, "int64")):
+    def _train_steps(self, rows: Any, rates: Any, numbers: Any, free: Any, first: Any, last: Any, start: Any) -> tuple[Any, ...]:
+        position = self.optimizer.iterations - tf.cast(first, "int64")  # of the epoch's first step
+        with self.evaluation.slots.filled(numbers), self.free.filled(free), self.rates.filled(rates, position):
             tf.cond(first == 0, self._reset, lambda: 0)
 
             def body(step: Any, start: Any, before: Any, seen: Any, loss: Any, diverged: Any) -> tuple[Any, ...]:
                 self._step(tf.slice(rows, [step * self.batch_size], [self.batch_size]))
                 return self._look(step, start, before, seen, loss, diverged)
 
-            # Reading the counters once gives both numbers as they were before the first step here.
+            # Keras's sums of the loss, as they are before the first step here.
             state = (first, start, self.loss.total.value + 0, self.loss.count.value + 0, tf.constant(math.nan), tf.constant(False))
             whole = tf.minimum(last, self.whole_steps)
             state = tf.while_loop(lambda step, *rest: (step < whole) & ~rest[-1], body, state, parallel_iterations=1)
@@ -214,22 +245,6 @@ class Program:
         loss = tf.where(ends, (total - before) / (count - seen), loss)
         fine = tf.math.is_finite(loss) & (loss <= EXPLOSION * start)
         return step, start, tf.where(ends, total, before), tf.where(ends, count, seen), loss, ends & ~fine
-
-    def _test_steps(self, numbers: Any) -> dict[str, Any]:
-        assert self.data.validation is not None
-        count = samples(self.data.validation)
-        size = min(VALIDATION_BATCH, count)
-        with self.slots.filled(numbers):
-            self.model.reset_metrics()
-
-            def body(batch: Any) -> tuple[Any]:
-                self.model.test_step(gather(self.data.validation, batch * size + tf.range(size)))
-                return (batch + 1,)
-
-            tf.while_loop(lambda batch: batch < count // size, body, (0,), parallel_iterations=1)
-            if count % size:
-                self.model.test_step(gather(self.data.validation, tf.range(count // size * size, count)))
-            return self.model.get_metrics_result()
 
 
 class _Table(keras.optimizers.schedules.LearningRateSchedule):

@@ -21,7 +21,8 @@ class Stretch:
 
     Attributes:
         program: What it runs on; the stretch has it to itself until it ends.
-        numbers: The trial's free numbers by name.
+        numbers: The free numbers of its layers and loss, by name.
+        free: Those of its optimizer.
         rates: The learning rate of each step from `first` on.
         rows: Gives the order of an epoch's rows.
         first: Whole epochs trained before.
@@ -35,6 +36,7 @@ class Stretch:
 
     program: Program
     numbers: Mapping[str, float]
+    free: Mapping[str, float]
     rates: numpy.ndarray
     rows: Callable[[int], numpy.ndarray]
     first: int
@@ -46,7 +48,8 @@ class Stretch:
     build_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.vector = tf.constant(self.program.slots.vector(self.numbers), tf.float64)
+        pairs = (self.program.evaluation.slots, self.numbers), (self.program.free, self.free)
+        self.vectors = tuple(tf.constant(slots.vector(values), tf.float64) for slots, values in pairs)
         self.history: list[Row] = []
         self.start = math.nan if self.snapshot is None else self.snapshot.start
         self.step_seconds = self.validation_seconds = 0.0
@@ -92,13 +95,13 @@ class Stretch:
         rates = tf.constant(self.rates[position : position + program.steps])
         progress = Progress(start=self.start)
         while progress.step < program.steps and not progress.diverged and time.monotonic() < self.deadline:
-            progress = program.train(rows, rates, self.vector, progress)
+            progress = program.train(rows, rates, self.vectors, progress)
         return progress
 
     def _evaluate(self, epoch: int, progress: Progress, began: float) -> Row:
         """Evaluates after an epoch and writes down its row, as a training run would."""
         start = time.perf_counter()
-        metrics = {**(progress.metrics or {}), **{f"val_{name}": value for name, value in self.program.evaluate(self.vector).items()}}
+        metrics = {**(progress.metrics or {}), **{f"val_{name}": value for name, value in self.program.evaluation.run(self.vectors[0]).items()}}
         now = time.perf_counter()
         self.validation_seconds += now - start
         rounded = {name: round(value, 6) for name, value in sorted(metrics.items())}

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from tuning.scalars import is_free, optimizer_structure, without_schedule
+from tuning.scalars import is_free, without_schedule
 from zoo.registry import resolve
 from zoo.specs import Flip, Recipe
 
@@ -44,10 +44,9 @@ def why_plain(recipe: Recipe) -> str:
     return ""
 
 
-def recipe_structure(recipe: Recipe, optimizer: keras.Optimizer) -> tuple[Hashable, dict[str, float]]:
-    """Splits a recipe with the optimizer made for it."""
-    structure, free = optimizer_structure(optimizer)
-    numbers = {f"optimizer.{name}": value for name, value in free.items()}
+def recipe_structure(recipe: Recipe) -> tuple[Hashable, dict[str, float]]:
+    """Splits a recipe's model and loss, with its free numbers by name."""
+    numbers = {}
     hyperparameters = hyperparameters_of(recipe)
     hyperparameters.pop("initializer", None)
     if recipe.initial_weights is None and is_free(hyperparameters.get("dropout")):  # every Dropout layer of a zoo model has this rate
@@ -56,19 +55,14 @@ def recipe_structure(recipe: Recipe, optimizer: keras.Optimizer) -> tuple[Hashab
     if is_free(recipe.label_smoothing):
         numbers["loss.label_smoothing"] = recipe.label_smoothing
     model = (recipe.model, recipe.initial_weights, frozen(hyperparameters), recipe.precision, recipe.augmentation)
-    return (*model, recipe.batch_size, bool(recipe.label_smoothing), structure), numbers
+    return (*model, bool(recipe.label_smoothing)), numbers
 
 
 def recipe_places(trainer: keras.Model, loss: Any, numbers: Mapping[str, float]) -> Places:
-    """Says where the numbers of `recipe_structure` stand."""
-    places: Places = {}
-    for name in numbers:
-        room, _, attribute = name.partition(".")
-        if room == "layers":
-            places[name] = [(layer, "rate") for layer in trainer._flatten_layers() if type(layer) is keras.layers.Dropout]
-        else:
-            places[name] = [(trainer.optimizer if room == "optimizer" else loss, attribute)]
-    return places
+    """Says where the numbers of `recipe_structure` stand: in the Dropout layers, and in what the loss reads of a recipe."""
+    layers = [(layer, "rate") for layer in trainer._flatten_layers() if type(layer) is keras.layers.Dropout]
+    places: Places = {"layers.dropout": layers, "loss.label_smoothing": [(loss, "label_smoothing")]}
+    return {name: places[name] for name in numbers}
 
 
 def start_structure(recipe: Recipe) -> Hashable:
@@ -95,15 +89,14 @@ def frozen(hyperparameters: Mapping[str, Any]) -> Hashable:
 
 
 def model_structure(model: keras.Model) -> tuple[Hashable, dict[str, float], Places]:
-    """Splits a compiled Keras model, with the places of its numbers.
+    """Splits a compiled Keras model but for its optimizer, with the places of its numbers.
 
     Raises:
         Unshareable: The model holds something whose graph cannot be told from its configuration.
     """
     _check(model)
-    optimizer, free = optimizer_structure(model.optimizer)
-    numbers = {f"optimizer.{name}": value for name, value in free.items()}
-    places: Places = {name: [(model.optimizer, name.partition(".")[2])] for name in numbers}
+    numbers: dict[str, float] = {}
+    places: Places = {}
     for name, holder, attribute in _free_in_layers(model):
         numbers[name] = float(getattr(holder, attribute))
         places[name] = [(holder, attribute)]
@@ -111,7 +104,7 @@ def model_structure(model: keras.Model) -> tuple[Hashable, dict[str, float], Pla
     for entry in _entries(config):
         _check_known(entry)
     renamed = _renamed(_simplified(config), _automatic_names(config))
-    return (type(model).__name__, json.dumps(renamed, sort_keys=True), optimizer), numbers, places
+    return (type(model).__name__, json.dumps(renamed, sort_keys=True)), numbers, places
 
 
 def _config(model: keras.Model) -> dict[str, Any]:
