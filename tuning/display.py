@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tuning.study import Status
 
 ROWS = 10
+COLUMNS = ("trial", "validation", "epochs", "state", "seconds", "configuration")
+FIXED = 50  # characters of all columns but the last
 
 
 class Display:
@@ -57,8 +59,8 @@ class Display:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("trial", "validation", "epochs", "state", "seconds", "configuration"):
-            table.add_column(column, justify="left" if column in ("state", "configuration") else "right", no_wrap=True, overflow="ellipsis")
+        for column in COLUMNS:
+            table.add_column(column, justify="left" if column in ("state", "configuration") else "right", no_wrap=True)
         ranking = sorted((record for record in status.records if _figure(record) is not None), key=lambda record: -(_figure(record) or 0))
         shown = ranking[:ROWS]
         if status.current is not None and status.current not in shown:
@@ -72,7 +74,7 @@ class Display:
                 f"{record.epochs}/{self.epochs}",
                 "running" if running else state(record),
                 f"{record.seconds:.1f}",
-                configuration(record.config),
+                shortened(configuration(record.config), self.screen.width - FIXED),
                 style="bold cyan" if running else "",
             )
         return Group(Text(self.title, style="bold"), Text(headline(status)), Text(counts(status), style="dim"), table)
@@ -136,6 +138,11 @@ def configuration(config: Mapping[str, Any]) -> str:
         if name != "optimizer"
     ]
     return " ".join([*([str(config["optimizer"])] if "optimizer" in config else []), *values])
+
+
+def shortened(text: str, width: int) -> str:
+    """Cuts a text to a width, with a mark where something is missing."""
+    return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
 
 
 def clock(seconds: float) -> str:

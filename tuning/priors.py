@@ -73,9 +73,9 @@ def read_priors(model: str) -> list[Prior]:
 def first_configurations(space: keras_tuner.HyperParameters, model: str | None = None, dataset: str = "") -> list[dict[str, Any]]:
     """Returns what a search begins with: a `config` each, and as `source` whether it is a `prior` or a `default`.
 
-    First what is known to be good for each optimizer, the rows of the same data set before others and the better before the
-    worse; then the defaults of the optimizers without such a row. What a row leaves open takes the space's default, and a row with a
-    value that the space does not have is passed over.
+    First what is known to be good for each optimizer, on the same data set where there is such a row, the better before the worse;
+    then the defaults of the optimizers without a row. What a row leaves open takes the space's default, and a row with a value that
+    the space does not have is passed over.
 
     Args:
         space: The search space.
@@ -85,7 +85,7 @@ def first_configurations(space: keras_tuner.HyperParameters, model: str | None =
     found: list[dict[str, Any]] = []
     for prior in sorted(read_priors(model) if model else [], key=lambda prior: prior.dataset != dataset):
         config = complete(space, prior.config)
-        if config is not None and config not in [entry["config"] for entry in found]:
+        if config is not None and prior.optimizer not in [entry["config"].get("optimizer") for entry in found]:
             found.append({"source": "prior", "config": config})
     choices = next((list(entry.values) for entry in space.space if entry.name == "optimizer" and not entry.conditions), None)
     known = {entry["config"].get("optimizer") for entry in found}
