@@ -27,7 +27,7 @@ from zoo.serving.manager import Manager, ManagerOptions
 from zoo.serving.metrics import Metrics
 from zoo.serving.repository import ModelSource, find_models
 from zoo.serving.rest import Limits, RestApplication
-from zoo.serving.server import listen
+from zoo.serving.server import bind
 from zoo.serving.service import Service
 
 v1 = tf.compat.v1
@@ -257,7 +257,7 @@ def serving(
     manager = Manager(sources, manager_options)
     service = Service(manager, options or Options(), metrics)
     application = RestApplication(service, limits or Limits(body_bytes=300_000), **rest)
-    listener = listen("127.0.0.1", 0)
+    listener = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

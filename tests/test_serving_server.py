@@ -24,7 +24,7 @@ from zoo.commands import serve as command
 from zoo.errors import ServingError
 from zoo.serving import Client, ServerOptions, start
 from zoo.serving.messages import message
-from zoo.serving.server import listen
+from zoo.serving.server import bind
 from zoo.serving.tensors import fill_proto
 
 HALF = "/v1/models/half_plus_two:predict"
@@ -245,7 +245,8 @@ def test_what_keeps_it_from_starting(tmp_path: Path, capsys: Any) -> None:
     assert re.fullmatch(rf"zoo: Failed to start server\. Error: FAILED_PRECONDITION: {label}", fails(str(repository())))
     (tmp_path / "models.config").write_text("model_config_list {")
     assert fails(str(tmp_path)).startswith("zoo: Error parsing text-format tensorflow.serving.ModelServerConfig: ")
-    with listen("127.0.0.1", 0) as taken:
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
         port = taken.getsockname()[1]
         message = f"zoo: Port {port} on 127.0.0.1 is in use. Choose another with --rest_api_port, or --rest_api_port=any for a free one."
         assert fails(str(repository()), f"--rest_api_port={port}", LABELS) == message
@@ -276,12 +277,12 @@ def test_the_real_server_gets_the_same_arguments(tmp_path: Path) -> None:
         ),
         ([str(repository()), "--engine=tensorflow_model_server", "--rest_api_port=9000"], r"--rest_api_port=9000 --model_config_file=\S+"),
     ]:
-        process = subprocess.Popen([sys.executable, "-m", "zoo.cli", "serve", *arguments], stdout=subprocess.PIPE, text=True, env=environment)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.terminate()
-        assert process.wait(timeout=30) == 3, "the signal and the exit status are passed on"
-        process.stdout.close()
+        command_line = [sys.executable, "-m", "zoo.cli", "serve", *arguments]
+        with subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.terminate()
+            assert process.wait(timeout=30) == 3, "the signal and the exit status are passed on"
         assert re.fullmatch(expected, (tmp_path / "tensorflow_model_server.arguments").read_text().strip())
     config = (tmp_path / "tensorflow_model_server.config").read_text()
     assert f'base_path: "{repository()}/half_plus_two"' in config

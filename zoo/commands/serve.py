@@ -342,10 +342,20 @@ def _run_tf_serving(arguments: argparse.Namespace, temporary: Path) -> int:
     if binary is None:
         raise ServingError(f"{TF_SERVING} is not on PATH. Without --engine the embedded server serves the same models.")
     command = [binary, *_tf_serving_arguments(arguments, temporary)]
-    process = subprocess.Popen(command)
+    started: list[subprocess.Popen[bytes]] = []
+    received: list[int] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        received.append(number)
+        for process in started:
+            process.send_signal(number)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: process.send_signal(received))
-    return process.wait()
+        signal.signal(number, pass_on)
+    started.append(subprocess.Popen(command))
+    for number in received:  # what came before there was anyone to pass it on to
+        started[0].send_signal(number)
+    return started[0].wait()
 
 
 def _tf_serving_arguments(arguments: argparse.Namespace, temporary: Path) -> list[str]:

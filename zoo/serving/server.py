@@ -27,6 +27,8 @@ from zoo.serving.status import StatusError
 if TYPE_CHECKING:
     from zoo.serving.batching import BatchingParameters
     from zoo.serving.manager import Manager, ManagerOptions
+    from zoo.serving.metrics import Metrics
+    from zoo.serving.service import Service
 
 READY = "listening on "
 REST_PORT = 8501
@@ -117,61 +119,54 @@ def serve(
     """
     try:
         import orjson  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
 
-        from zoo.serving.grpc_server import start_grpc
-        from zoo.serving.manager import Manager
+        from zoo.serving import grpc_server  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"Serving needs {error.name}: pip install 'neuron-zoo[serve]'") from None
 
     options = options or ServerOptions()
     with contextlib.ExitStack() as stack:
-        listener = None if options.rest_port is None else stack.enter_context(listen(options.host, options.rest_port))
-        try:
-            manager = Manager(sources, options.manager, refresh)
-        except StatusError as error:
-            raise ServingError(f"Failed to start server. Error: {error}", error.code) from None
-        stack.callback(manager.close)
-        _require_models(manager, wait and manager.options.poll_seconds > 0)
+        listener = None if options.rest_port is None else stack.enter_context(bind(options.host, options.rest_port))
+        manager = _load(sources, options, refresh, wait, stack)
         service, metrics = _service(manager, options, stack)
-        server = None
-        grpc_addresses = _grpc_addresses(options)
-        ports: list[int] = []
-        if grpc_addresses:
-            server, ports = start_grpc(
-                service,
-                grpc_addresses,
-                threads=options.grpc_threads,
-                waiting=options.waiting,
-                channel_arguments=options.grpc_channel_arguments,
-                ssl_config=options.ssl_config,
-                metrics=metrics,
-            )
-            stack.callback(lambda: server.stop(DRAIN_SECONDS).wait())
-        host = f"[{options.host}]" if ":" in options.host else options.host
+        grpc, grpc_port = _start_grpc(service, metrics, options, stack)
+        rest = None if listener is None else _rest_server(service, metrics, options, listener, stack)
+        rest_port = None if listener is None else listener.getsockname()[1]
         addresses = Addresses(
-            None if listener is None else f"http://{host}:{listener.getsockname()[1]}",
-            None if options.grpc_port is None else f"grpc://{host}:{ports[0]}",
+            *(None if port is None else f"{scheme}://{_host(options)}:{port}" for scheme, port in (("http", rest_port), ("grpc", grpc_port)))
         )
-        rest = None
-        if listener is not None:
-            application = _application(service, metrics, options)
-            stack.callback(application.close)
-            rest = uvicorn.Server(
-                uvicorn.Config(
-                    application, log_level="warning", access_log=False, server_header=False, lifespan="off", timeout_graceful_shutdown=DRAIN_SECONDS
-                )
-            )
-        asyncio.run(_run(rest, listener, server, lambda: announce(manager, addresses) if announce else None))
+        asyncio.run(_run(rest, listener, grpc, lambda: announce(manager, addresses) if announce else None))
 
 
-def _grpc_addresses(options: ServerOptions) -> list[str]:
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    addresses = [] if options.grpc_port is None else [f"{host}:{options.grpc_port}"]
-    return addresses + ([] if options.grpc_socket is None else [f"unix:{options.grpc_socket}"])
+def _host(options: ServerOptions) -> str:
+    return f"[{options.host}]" if ":" in options.host else options.host
 
 
-def _service(manager: Manager, options: ServerOptions, stack: contextlib.ExitStack) -> tuple[Any, Any]:
+def _load(
+    sources: Sequence[ModelSource],
+    options: ServerOptions,
+    refresh: Callable[[], Sequence[ModelSource]] | None,
+    wait: bool,
+    stack: contextlib.ExitStack,
+) -> Manager:
+    """Loads the models, and sees to it that there is something to serve."""
+    from zoo.serving.manager import Manager
+
+    try:
+        manager = Manager(sources, options.manager, refresh)
+    except StatusError as error:
+        raise ServingError(f"Failed to start server. Error: {error}", error.code) from None
+    stack.callback(manager.close)
+    while not any(manager.loaded(source.name) for source in manager.sources):
+        failures = list(manager.failures().values())
+        if failures or not wait or manager.options.poll_seconds <= 0:
+            raise ServingError(f"No model could be loaded. {' '.join(failures + manager.missing())}")
+        time.sleep(0.1)  # the manager's own looks report what is missing
+    return manager
+
+
+def _service(manager: Manager, options: ServerOptions, stack: contextlib.ExitStack) -> tuple[Service, Metrics | None]:
     from zoo.serving.batching import Batcher
     from zoo.serving.inference import Options, run_directly
     from zoo.serving.metrics import Metrics
@@ -186,24 +181,49 @@ def _service(manager: Manager, options: ServerOptions, stack: contextlib.ExitSta
     return Service(manager, Options(run, options.tensor_content, options.check_methods), metrics), metrics
 
 
-def _application(service: Any, metrics: Any, options: ServerOptions) -> Any:
+def _start_grpc(service: Service, metrics: Metrics | None, options: ServerOptions, stack: contextlib.ExitStack) -> tuple[Any, int | None]:
+    """Starts gRPC, and returns its server and its TCP port; None for what is not asked for."""
+    from zoo.serving.grpc_server import start_grpc
+
+    addresses = [] if options.grpc_port is None else [f"{_host(options)}:{options.grpc_port}"]
+    if options.grpc_socket is not None:
+        addresses.append(f"unix:{options.grpc_socket}")
+    if not addresses:
+        return None, None
+    server, ports = start_grpc(
+        service,
+        addresses,
+        threads=options.grpc_threads,
+        waiting=options.waiting,
+        channel_arguments=options.grpc_channel_arguments,
+        ssl_config=options.ssl_config,
+        metrics=metrics,
+    )
+    stack.callback(lambda: server.stop(DRAIN_SECONDS).wait())
+    return server, None if options.grpc_port is None else ports[0]
+
+
+def _rest_server(service: Service, metrics: Metrics | None, options: ServerOptions, listener: socket.socket, stack: contextlib.ExitStack) -> Any:
+    import uvicorn
+
     from zoo.serving.rest import Limits, RestApplication
 
+    try:
+        listener.listen(2048)  # not before there are models, so that whoever can connect is answered
+    except OSError:
+        raise _in_use(*listener.getsockname()[:2]) from None
     limits = Limits(options.body_bytes, options.timeout_seconds, options.rest_threads, options.waiting)
-    return RestApplication(service, limits, cors=options.cors, metrics=metrics, metrics_path=options.metrics_path)
-
-
-def _require_models(manager: Manager, wait: bool) -> None:
-    """Sees to it that there is something to serve."""
-    while not any(manager.loaded(source.name) for source in manager.sources):
-        failures = list(manager.failures().values())
-        if failures or not wait:
-            raise ServingError(f"No model could be loaded. {' '.join(failures + manager.missing())}")
-        time.sleep(0.1)  # the manager's own looks report what is missing
+    application = RestApplication(service, limits, cors=options.cors, metrics=metrics, metrics_path=options.metrics_path)
+    stack.callback(application.close)
+    quiet = {"log_level": "warning", "access_log": False, "server_header": False, "lifespan": "off"}
+    return uvicorn.Server(uvicorn.Config(application, timeout_graceful_shutdown=DRAIN_SECONDS, **quiet))  # type: ignore[arg-type]
 
 
 async def _run(rest: Any, listener: socket.socket | None, grpc_server: Any, announce: Callable[[], None]) -> None:
-    """Runs until a signal comes, with handlers of our own, so that SIGTERM ends in exit status 0 and not in death by the signal."""
+    """Runs until a signal comes, so that SIGTERM ends in exit status 0 and not in death by the signal.
+
+    The handler for SIGTERM stays when the loop has ended: a second signal must not kill what is just about to end.
+    """
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
 
     def stop() -> None:
@@ -211,8 +231,12 @@ async def _run(rest: Any, listener: socket.socket | None, grpc_server: Any, anno
         if rest is not None:
             rest.should_exit = True
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    def handle(number: int, frame: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(stop)
+
+    signal.signal(signal.SIGTERM, handle)
+    interrupt = signal.signal(signal.SIGINT, handle)
     serving = None
     if rest is not None:
         rest.capture_signals = contextlib.nullcontext
@@ -226,10 +250,11 @@ async def _run(rest: Any, listener: socket.socket | None, grpc_server: Any, anno
         await serving
     if draining is not None:
         await asyncio.to_thread(draining.wait)
+    signal.signal(signal.SIGINT, interrupt)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that listens.
+def bind(host: str, port: int) -> socket.socket:
+    """Returns a socket with an address, which does not listen yet.
 
     Raises:
         ServingError: The port is in use, or the address is not this machine's.
@@ -243,12 +268,13 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise ServingError(
-                f"Port {port} on {host} is in use. Choose another with --rest_api_port, or --rest_api_port=any for a free one."
-            ) from None
+            raise _in_use(host, port) from None
         raise ServingError(f"Cannot listen on {host}, port {port}: {error}.") from None
-    listener.listen(2048)
     return listener
+
+
+def _in_use(host: str, port: int) -> ServingError:
+    return ServingError(f"Port {port} on {host} is in use. Choose another with --rest_api_port, or --rest_api_port=any for a free one.")
 
 
 class ServerProcess:
