@@ -65,7 +65,9 @@ FEATURES = {
     "clipping, dropout in a network without convolutions": dataclasses.replace(
         MLP, hyperparameters={"units": 16, "dropout": 0.4}, optimizer="adam", optimizer_arguments={"global_clipnorm": 0.5, "epsilon": 1e-3}
     ),
-    "a network to start from": Recipe("relu_mlp", "digits", optimizer="sgd", learning_rate=0.1, epochs=1, initial_weights="relu_mlp.digits"),
+    "a network to start from": Recipe(
+        "relu_mlp", "digits", optimizer="sgd", learning_rate=1.0, epochs=1, label_smoothing=0.2, initial_weights="relu_mlp.digits"
+    ),
 }
 
 

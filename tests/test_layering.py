@@ -17,7 +17,8 @@ ORDER = (
     *("muon", "optimizers", "images", "datasets", "augmentation", "initialization", "devices"),
     *("evaluation", "recipes", "training"),  # training ends by evaluating
     *("inspection", "figures", "plots"),
-    *("reproduction", "signatures", "golden", "formats", "export", "check", "deployment", "serving", "verification", "card_pages", "publishing", "lab"),
+    *("reproduction", "signatures", "golden", "formats", "export", "check", "deployment", "serving", "verification"),
+    *("card_pages", "publishing", "lab"),
     *("commands", "cli"),
 )
 # What finds its parts at run time: public names, models, recipes, subcommands.

@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +196,11 @@ def test_kerastuners_hyperband_goes_on_from_its_own_trials(tmp_path: Path, monke
 
 
 def test_an_exhausted_space_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = scripted(tmp_path, monkeypatch.setattr, trials=100, optimizers=["sgd"], study="optimizers", sampler="kerastuner_grid")
-    assert len(result.trials) == 11  # ten points of the range, and the default
+    result = scripted(tmp_path, monkeypatch.setattr, trials=200, optimizers=["sgd", "adadelta"], study="optimizers", sampler="kerastuner_grid")
+    tried = configurations(result)
+    assert len({json.dumps(config, sort_keys=True) for config in tried}) == len(tried)
+    # Of each number ten points and the default; and what is known to be good, which lies between the points.
+    assert Counter(trial.optimizer for trial in result.trials) == {"sgd": 12, "adadelta": 11 * 11 + 1}
     assert "was tried" in result.ended
 
 

@@ -53,12 +53,14 @@ class Observation:
         curve: Epoch -> figure, as far as the trial has come; empty for one that has only begun.
         infeasible: It can have no figure.
         pause: The epoch at which it is first looked at; 0 for its last.
+        given: It was not proposed, but stood at the beginning.
     """
 
     values: Mapping[str, Any]
     curve: Mapping[int, float] = field(default_factory=dict)
     infeasible: bool = False
     pause: int = 0
+    given: bool = False
 
 
 def estimates(observations: Sequence[Observation], maximize: bool = True) -> list[float]:
@@ -409,7 +411,8 @@ class Proposer:
     """Asks an oracle for one configuration after the other, and tells it what came of each; keeps nothing on disk.
 
     KerasTuner's oracles know no rungs: they are told a trial's figure where it first pauses, and that is the end of it for
-    them. After a restart they are led through all trials again.
+    them. After a restart they are led through all trials again. A grid counts on from its own last point, so it is not told of
+    others, but what was tried before it comes to it is passed over.
 
     Args:
         oracle: A name of `SAMPLERS` or `KERASTUNER`, or a KerasTuner oracle that maximizes `val_accuracy`.
@@ -447,10 +450,22 @@ class Proposer:
         """
         if self.sampler:
             return propose(self.space.space, observations, self.sampler, self.seed, number)
+        others = [entry for entry in observations if entry.given] if isinstance(self.oracle, keras_tuner.oracles.GridSearchOracle) else []
         for entry in observations[self.told :]:
-            self._tell(self.pending or self.oracle.create_trial("study"), entry)
-        trial = self.pending = self.oracle.create_trial("study")
+            self.told += 1
+            if entry not in others:
+                self._tell(self.pending or self._ask(others), entry)
+                self.pending = None
+        trial = self.pending = self._ask(others)
         return dict(trial.hyperparameters.values) if trial.status == "RUNNING" else None
+
+    def _ask(self, tried: Sequence[Observation]) -> keras_tuner.engine.trial.Trial:
+        while True:
+            trial = self.oracle.create_trial("study")
+            known = next((entry for entry in tried if entry.values == trial.hyperparameters.values), None)
+            if trial.status != "RUNNING" or known is None:
+                return trial
+            self._tell(trial, known)
 
     def _tell(self, trial: keras_tuner.engine.trial.Trial, entry: Observation) -> None:
         trial.hyperparameters.values = dict(entry.values)
@@ -459,7 +474,6 @@ class Proposer:
             self.oracle.update_trial(trial.trial_id, {self.oracle.objective.name: entry.curve[max(steps)]}, step=max(steps))
         trial.status = "COMPLETED" if steps and not entry.infeasible else "FAILED"
         self.oracle.end_trial(trial)
-        self.told, self.pending = self.told + 1, None
 
 
 def _kerastuner(name: str, seed: int, epochs: int) -> keras_tuner.Oracle:

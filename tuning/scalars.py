@@ -164,8 +164,8 @@ def optimizer_structure(optimizer: keras.Optimizer) -> tuple[str, dict[str, floa
 
     Example:
         >>> structure, free = optimizer_structure(keras.optimizers.SGD(0.1, momentum=0.9))
-        >>> free
-        {'momentum': 0.9}
+        >>> free["momentum"]
+        0.9
     """
     kind = type(optimizer)
     with without_schedule(optimizer):

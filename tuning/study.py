@@ -412,7 +412,10 @@ class _Search:
         if number < len(self.place.enqueued):
             entry = self.place.enqueued[number]
             return entry["source"], dict(entry["config"])
-        observations = [Observation(record.config, record.curve, record.state in ("diverged", "failed"), record.pause) for record in records]
+        observations = [
+            Observation(record.config, record.curve, record.state in ("diverged", "failed"), record.pause, record.number < len(self.place.enqueued))
+            for record in records
+        ]
         return self.settings.sampler, self.proposer.propose(observations, number)
 
     def _advance(self, record: Record) -> None:

@@ -12,9 +12,7 @@ HELP = "predict what TF Serving would do with SavedModels, and how to mend it"
 EXAMPLES = """  zoo check saved_models
   zoo check /srv/models/my_model
   zoo check /srv/models/models.config
-  zoo check /srv/models/my_model/3 --json
-
-exit status: 1 where there is an error, 0 otherwise"""
+  zoo check /srv/models/my_model/3 --json    exits with status 1 where there is an error"""
 COLOURS = {ERROR: "red", WARNING: "yellow", NOTE: "cyan"}
 
 

@@ -350,8 +350,8 @@ def _run_tf_serving(arguments: argparse.Namespace, temporary: Path) -> int:
         for process in started:
             process.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_, pass_on)
     started.append(subprocess.Popen(command))
     for number in received:  # what came before there was anyone to pass it on to
         started[0].send_signal(number)
