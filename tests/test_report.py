@@ -13,6 +13,7 @@ from scripted_search import OPTIMIZERS, scripted
 
 from tuning.report import bootstrap_best, expected_best, write_report
 from tuning.result import SearchResult, Trial, TrialTable
+from zoo.cli import main
 from zoo.errors import MissingExtraError, UnknownNameError, UsageError
 
 
@@ -43,6 +44,27 @@ def test_a_report_without_matplotlib_says_what_to_install(result: SearchResult, 
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"neuron-zoo\[plot\]"):
         write_report(result)
+
+
+def test_zoo_plot_draws_a_search(result: SearchResult, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="figures need the extra plot")
+    write_report(result)
+    assert main(["plot", str(result.directory)]) == 0
+    files = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert {file.name for file in files} == {
+        f"{name}.{kind}" for name in ("optimizers", "anytime", "learning_rate", "budget") for kind in ("svg", "png")
+    }
+    for name in ("optimizers", "learning_rate", "budget"):  # from the files it draws what the search itself had drawn
+        assert (result.directory / "plots" / f"{name}.svg").read_bytes() == (result.directory / "report" / f"{name}.svg").read_bytes()
+
+
+def test_zoo_plot_of_a_search_that_found_nothing(tmp_path: Path, result: SearchResult, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "search.json").write_bytes((result.directory / "search.json").read_bytes())
+    assert main(["plot", str(tmp_path)]) == 2
+    assert "has not come to an end" in capsys.readouterr().err
+    (tmp_path / "trials.csv").write_text(TrialTable().to_csv())
+    assert main(["plot", str(tmp_path)]) == 2
+    assert "nothing to draw" in capsys.readouterr().err
 
 
 def test_importances_find_what_the_script_depends_on(result: SearchResult) -> None:

@@ -27,7 +27,8 @@ from scripted_search import OPTIMIZERS, RECIPE, ScriptedEngine, scripted
 import tuning
 import zoo
 from tuning.history import read_history
-from tuning.study import BEST_RECIPE, TABLE, Status, ZooSubject, resume, search
+from tuning.result import TABLE
+from tuning.study import BEST_RECIPE, Status, ZooSubject, resume, search
 from zoo.errors import StudyError, TrainingError, UnknownNameError, UsageError
 from zoo.specs import Recipe
 from zoo.training import TrainingRun, read_recipe

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from tuning.display import clock, configuration
+from tuning.history import read_history
 from tuning.importances import importances
 from tuning.oracles import Observation, estimates
-from tuning.result import SearchResult, Trial
+from tuning.result import TABLE, SearchResult, Trial, TrialTable
+from tuning.settings import SETTINGS, read_settings
+from tuning.spaces import number_ranges, search_space
 from zoo.errors import UsageError
 from zoo.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, YELLOW, save_figure
 from zoo.files import write_text
@@ -28,6 +31,7 @@ COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, "#8C6D31", YELLOW)
 STYLES = ("-", "--", ":")
 LISTED = 20  # trials
 COLUMNS = 4  # of small panels
+ANYTIME, BUDGET = (7.5, 3.4), (7.5, 3.6)  # inches
 ABOUT_INTERVALS = (
     "The bar, and the interval, span 95 % of what the best of as many trials would have been, had the trials been drawn again from these (bootstrap, "
     f"{RESAMPLES} resamples). A trial that was stopped early counts with what it would have come to, had it gained as the others did."
@@ -68,7 +72,7 @@ def write_report(result: SearchResult) -> Path:
         ),
         ABOUT_INTERVALS,
         "## Anytime",
-        _picture(folder, "anytime", lambda figure: _draw_anytime(figure, result), (7.5, 3.4), "best validation accuracy over time"),
+        _picture(folder, "anytime", lambda figure: _draw_anytime(figure, result), ANYTIME, "best validation accuracy over time"),
         "## Learning rate",
         _picture(
             folder, "learning_rate", lambda figure: _draw_learning_rates(figure, result, groups, figures), _panels(len(groups)), "sensitivity to it"
@@ -78,7 +82,7 @@ def write_report(result: SearchResult) -> Path:
         "## Configurations",
         *_parallel_sections(folder, result, groups, best, figures),
         "## Budget",
-        _picture(folder, "budget", lambda figure: _draw_budget(figure, groups, figures), (7.5, 3.6), "expected best over the number of trials"),
+        _picture(folder, "budget", lambda figure: _draw_budget(figure, groups, figures), BUDGET, "expected best over the number of trials"),
         ABOUT_BUDGETS,
         "## The edges of the space",
         _edges(result),
@@ -88,6 +92,48 @@ def write_report(result: SearchResult) -> Path:
     path = result.directory / REPORT
     write_text(path, "\n\n".join(section for section in sections if section) + "\n")
     return path
+
+
+def plot_search(source: Path, directory: Path | None) -> list[Path] | None:
+    """Draws a search's figures anew from the files in its directory, for `zoo plot`.
+
+    Args:
+        source: What may be a search's directory.
+        directory: Where the figures go; `plots` in the search's where None.
+
+    Returns:
+        The files; None where `source` is no search.
+
+    Raises:
+        UsageError: The search has not ended yet, or no trial came to the end of an epoch.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if not (source / SETTINGS).is_file():
+        return None
+    settings = read_settings(source)
+    if not (source / TABLE).is_file():
+        raise UsageError(f"The search in {source} has not come to an end. Go on with it by: zoo tune --resume {source}")
+    history = read_history(source)
+    recipe = settings.recipe
+    space = recipe and search_space(recipe.model, settings.optimizers, study=settings.study, vary=settings.vary, ranges=settings.ranges)
+    result = SearchResult(
+        TrialTable.from_csv(source / TABLE, history),
+        source,
+        seconds=math.nan,
+        ranges=number_ranges(space) if space else {},
+        epochs=settings.epochs,
+        elapsed=max((row["wall_seconds"] for row in history), default=0.0),
+    )
+    if not result.ranking:
+        raise UsageError(f"There is nothing to draw: no trial in {source} came to the end of an epoch.")
+    groups, figures = by_optimizer(result), estimate_of(result)
+    drawings = {
+        "optimizers": (lambda figure: _draw_optimizers(figure, groups, figures), _height(len(groups))),
+        "anytime": (lambda figure: _draw_anytime(figure, result), ANYTIME),
+        "learning_rate": (lambda figure: _draw_learning_rates(figure, result, groups, figures), _panels(len(groups))),
+        "budget": (lambda figure: _draw_budget(figure, groups, figures), BUDGET),
+    }
+    return [file for name, (draw, size) in drawings.items() for file in save_figure(draw, (directory or source / "plots") / name, size)]
 
 
 # --- figures of merit -------------------------------------------------------------------------------------------------

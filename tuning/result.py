@@ -19,6 +19,7 @@ from zoo.specs import Recipe
 if TYPE_CHECKING:
     from zoo.cards import Card
 
+TABLE = "trials.csv"
 COLUMNS = ("number", "state", "val_accuracy", "epochs", "seconds", "source", "config", "message")
 
 
@@ -94,6 +95,37 @@ class TrialTable(tuple[Trial, ...]):
     def to_json(self, path: str | Path | None = None) -> str:
         """Returns the table as a JSON list of objects; writes it too where a path is given."""
         return self._written(json.dumps([trial.to_dict() for trial in self], indent=2) + "\n", path)
+
+    @classmethod
+    def from_csv(cls, path: str | Path, history: Sequence[Mapping[str, float]] = ()) -> TrialTable:
+        """Reads what `to_csv` wrote, without recipes; the curves are those of a search's history.
+
+        Example:
+            >>> import tempfile
+            >>> path = Path(tempfile.mkdtemp(), "trials.csv")
+            >>> text = TrialTable([Trial(0, "completed", {"optimizer": "sgd"}, None, 0.5, 1, 0.25)]).to_csv(path)
+            >>> TrialTable.from_csv(path, [{"trial": 0, "epoch": 1, "val_accuracy": 0.5}])[0].curve
+            {1: 0.5}
+        """
+        curves: dict[int, dict[int, float]] = {}
+        for row in history:
+            if "val_accuracy" in row:
+                curves.setdefault(int(row["trial"]), {})[int(row["epoch"])] = row["val_accuracy"]
+        return cls(
+            Trial(
+                number=int(row["number"]),
+                state=row["state"],
+                config=json.loads(row["config"]),
+                recipe=None,
+                val_accuracy=float(row["val_accuracy"]) if row["val_accuracy"] else None,
+                epochs=int(row["epochs"]),
+                seconds=float(row["seconds"]),
+                message=row["message"],
+                curve=curves.get(int(row["number"]), {}),
+                source=row["source"],
+            )
+            for row in csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8")))
+        )
 
     def _written(self, text: str, path: str | Path | None) -> str:
         if path is not None:

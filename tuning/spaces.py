@@ -191,6 +191,16 @@ def describe(space: keras_tuner.HyperParameters) -> dict[str, str]:
     return {hyperparameter.name: _line(hyperparameter) for hyperparameter in space.space}
 
 
+def number_ranges(space: keras_tuner.HyperParameters) -> dict[str, tuple[float, float, bool]]:
+    """Returns of each number in a space the lowest and the highest value, and whether it is sampled by its logarithm.
+
+    Example:
+        >>> number_ranges(search_space("relu_mlp", ["sgd"], study="optimizers"))
+        {'sgd.learning_rate': (0.001, 5.0, True)}
+    """
+    return {entry.name: (entry.min_value, entry.max_value, entry.sampling == "log") for entry in space.space if hasattr(entry, "min_value")}
+
+
 def space_hash(space: keras_tuner.HyperParameters) -> str:
     """Returns 12 hexadecimal digits that differ whenever anything in the space, or its version, does."""
     text = json.dumps([SPACE_VERSION, describe(space)], sort_keys=True)

@@ -24,11 +24,11 @@ from tuning.hparams import write_trial
 from tuning.hypermodel import discover_space
 from tuning.oracles import Observation, Proposer, distribution
 from tuning.priors import first_configurations
-from tuning.result import SearchResult, Trial, TrialTable
+from tuning.result import TABLE, SearchResult, Trial, TrialTable
 from tuning.schedulers import Scheduler, create_scheduler
 from tuning.segments import OUT_OF_TIME, Engine, PlainEngine, Point, Row, Snapshot
 from tuning.settings import Claim, Settings, claim, default_directory, read_settings
-from tuning.spaces import Range, Study, configure, describe, search_space
+from tuning.spaces import Range, Study, configure, describe, number_ranges, search_space
 from tuning.storage import DirectoryLock, Ledger, Record, State
 from zoo.errors import StudyError, UsageError, unknown
 from zoo.specs import Recipe
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tuning.engine import HyperModelEngine
     from tuning.plain_models import PlainHyperModelEngine
 
-BEST_RECIPE, TABLE, CHECKPOINTS = "best_recipe.json", "trials.csv", "checkpoints"
+BEST_RECIPE, CHECKPOINTS = "best_recipe.json", "checkpoints"
 ENGINES = ("compiled", "plain")
 MEMORY = 256 * 2**20  # bytes of paused trials' snapshots that are kept; a trial whose snapshot is gone is trained again up to its pause
 Arrays = tuple["numpy.ndarray", "numpy.ndarray"]
@@ -563,11 +563,7 @@ class _Search:
             seconds,
             overhead=max(0.0, 1 - self.step_seconds / seconds),
             space=describe(self.subject.space),
-            ranges={
-                entry.name: (entry.min_value, entry.max_value, entry.sampling == "log")
-                for entry in self.subject.space.space
-                if hasattr(entry, "min_value")
-            },
+            ranges=number_ranges(self.subject.space),
             epochs=self.settings.epochs,
             whole_only=base is not None and (not repeats(base) or "schedule" in self.settings.vary),
             elapsed=self._elapsed(),

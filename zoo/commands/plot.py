@@ -1,9 +1,14 @@
-"""`zoo plot`: pictures of a training run or a shipped weight."""
+"""`zoo plot`: pictures of a training run, of a shipped weight, or of what another package's directory holds.
+
+An entry point in the group `neuron_zoo.plots` names a function of a directory and of where the pictures go (None: a place of its
+own choice), which returns the files that it drew, or None where the directory is none of its own.
+"""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,19 +19,37 @@ from zoo.factory import load_trained
 if TYPE_CHECKING:
     from zoo.cards import Card
 
-HELP = "draw a run's curves, confusion matrix and reliability diagram"
+ENTRY_POINT_GROUP = "neuron_zoo.plots"
+HELP = "draw a run's curves, confusion matrix and reliability diagram, or a search's sensitivity to the learning rate"
 EXAMPLES = """  zoo plot runs/my-run
+  zoo plot runs/my-search
   zoo plot cnn_bn.digits --out pictures"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="RUN", help="the directory of a training run, or a pretrained name")
+    parser.add_argument("source", metavar="RUN", help="the directory of a training run or of a search, or a pretrained name")
     parser.add_argument("--out", type=Path, help="where the pictures go (default: RUN/plots, or plots-NAME)")
     parser.add_argument("--data-dir", help="where TFDS keeps its data sets (default: TFDS_DATA_DIR, or TFDS's own)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     load_backend()
+    source = Path(arguments.source)
+    files = draw_others(source, arguments.out) if source.is_dir() else None
+    for file in files or draw_model(arguments):
+        console().print(str(file), markup=False, highlight=False)
+    return 0
+
+
+def draw_others(source: Path, directory: Path | None) -> list[Path] | None:
+    """Returns what the first function that knows the directory drew of it; None where none does."""
+    functions = (entry_point.load() for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
+    drawn = (function(source, directory) for function in functions)
+    return next((files for files in drawn if files is not None), None)
+
+
+def draw_model(arguments: argparse.Namespace) -> list[Path]:
+    """Draws a run or a shipped weight, on the test images."""
     from zoo.evaluation import evaluate_logits
     from zoo.plots import draw_confusion, draw_curves, draw_reliability
 
@@ -38,9 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     files = draw_curves(history(source, card), directory / "curves")
     files += draw_confusion(evaluate_logits(logits, data.labels)["confusion"], card.class_names, directory / "confusion")
     files += draw_reliability(logits, data.labels, directory / "reliability")
-    for file in files:
-        console().print(str(file), markup=False, highlight=False)
-    return 0
+    return files
 
 
 def history(source: Path, card: Card) -> dict[str, list[float]]:

@@ -113,6 +113,8 @@ def draw(tables: Tables, figure: Figure) -> None:
                 values = column(rows, "accuracy", learning_rate=rate, **where)
                 axis.scatter([rate] * len(values), [100 * value for value in values], color=colour, marker=marker, s=16, alpha=0.6)
         axis.set(title=architecture, xscale="log", xlabel="learning rate of plain SGD")
+        axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axis.minorticks_off()
     axes[0].set_ylabel(f"% of held-out images right\nafter {EPOCHS} epochs")
     axes[0].legend(frameon=False)
     figure.suptitle("Batch normalization: which learning rates work, and how well (a point per seed)")

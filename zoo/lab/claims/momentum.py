@@ -125,6 +125,9 @@ def draw(tables: Tables, figure: Figure) -> None:
     left.set(title="40 steps down a narrow valley", xticks=[], yticks=[])
     middle.set(title="height above the bottom", xlabel="steps", yscale="log")
     right.set(title=f"sigmoid network: steps to {100 * TARGET:.0f} %", xlabel="learning rate", xscale="log", yscale="log")
+    rates = sorted({rate for rates in LEARNING_RATES.values() for rate in rates})
+    right.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    right.set_xticks([], minor=True)
     left.legend(frameon=False)
     figure.suptitle("Plain gradient descent and momentum")
 
