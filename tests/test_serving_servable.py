@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -179,3 +180,20 @@ def test_small_models_run_in_the_callers_thread(options: SessionOptions, size: i
     config = _config(tmp_path, options)
     assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == threads
     assert _config(tmp_path, SessionOptions(gpu_memory_fraction=0.5)).gpu_options.per_process_gpu_memory_fraction == 0.5
+
+
+def test_too_few_dimensions_do_not_end_the_process(tmp_path: Path) -> None:
+    """oneDNN's convolution aborts on them, and with it would go the server."""
+    made = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 1], tf.float32, name="x")])
+    def blur(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": tf.nn.conv2d(x, tf.ones((3, 3, 1, 1)), 1, "SAME")}
+
+    tf.saved_model.save(made, str(tmp_path / "model"), signatures=blur)
+    servable = Servable(tmp_path / "model")
+    for shape in ((), (1, 0), (3, 4, 1)):
+        with pytest.raises(StatusError, match=rf"Expects x to have 4 dimensions but its shape is {re.escape(str(list(shape)))}"):
+            servable.run("", {"x": numpy.ones(shape, "float32")})
+    assert servable.run("", {"x": numpy.ones((1, 3, 4, 1), "float32")})["y"].shape == (1, 3, 4, 1)
+    servable.close()

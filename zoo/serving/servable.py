@@ -19,6 +19,8 @@ from zoo.serving.tensors import TensorInfo, type_of
 TAGS = ("serve",)
 DEFAULT_SIGNATURE = "serving_default"
 CLOSE_SECONDS = 30
+ABORTING = frozenset(("AvgPool3D", "Conv2D", "Conv3D", "DepthwiseConv2dNative", "MaxPool3D"))
+"""Operations whose oneDNN kernels end the whole process when their input has too few dimensions."""
 SMALL_MODEL = 32 * 1024 * 1024
 """Bytes on disk below which a model runs in the thread that calls it: handing its operations to pools costs more than they do."""
 
@@ -50,8 +52,8 @@ class Signature:
         definition: Its SignatureDef.
     """
 
-    def __init__(self, session: Any, name: str, definition: Any) -> None:
-        self._session, self.name, self.definition = session, name, definition
+    def __init__(self, session: Any, name: str, definition: Any, aborts: bool) -> None:
+        self._session, self.name, self.definition, self._aborts = session, name, definition, aborts
         self._callables: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
         self._feeds = sorted(self.inputs, key=lambda alias: self.inputs[alias].tensor)
@@ -69,7 +71,8 @@ class Signature:
     def run(self, arrays: Mapping[str, numpy.ndarray], outputs: Sequence[str] = ()) -> dict[str, numpy.ndarray]:
         """Computes outputs.
 
-        As in TF Serving an array is held against its input's type, not against its shape.
+        As in TF Serving an array is held against its input's type, not against its shape; but an array of too few dimensions
+        does not reach a graph with operations that would end the process over it.
 
         Args:
             arrays: One array for every input.
@@ -80,8 +83,11 @@ class Signature:
         """
         names = tuple(outputs) or tuple(self.outputs)
         for index, alias in enumerate(self._feeds):
-            if (expected := self.inputs[alias].type) is not (given := type_of(arrays[alias])) and expected.dtype is not None:
+            info, array = self.inputs[alias], arrays[alias]
+            if (expected := info.type) is not (given := type_of(array)) and expected.dtype is not None:
                 raise invalid_argument(f"Expects arg[{index}] to be {expected.name} but {given.name} is provided")
+            if self._aborts and array.ndim < len(info.shape or ()):
+                raise invalid_argument(f"Expects {alias} to have {len(info.shape or ())} dimensions but its shape is {list(array.shape)}")
         function = self._callables.get(names) or self._callable(names)
         with status_of_errors():
             results = function(*[arrays[alias] for alias in self._feeds])
@@ -126,7 +132,9 @@ class Servable:
             self._session.close()
             code = Code.NOT_FOUND if isinstance(error, OSError) else getattr(error, "error_code", Code.FAILED_PRECONDITION)
             raise ServingError(f"{path} cannot be loaded: {str(error).strip().partition(chr(10))[0]}", code) from None
-        self._signatures = {name: Signature(self._session, name, definition) for name, definition in self.meta_graph.signature_def.items()}
+        graph = self.meta_graph.graph_def
+        aborts = any(node.op in ABORTING for nodes in (graph.node, *(function.node_def for function in graph.library.function)) for node in nodes)
+        self._signatures = {name: Signature(self._session, name, definition, aborts) for name, definition in self.meta_graph.signature_def.items()}
         self._users, self._closing = 0, False
         self._condition = threading.Condition()
 
