@@ -20,7 +20,7 @@ TAGS = ("serve",)
 DEFAULT_SIGNATURE = "serving_default"
 CLOSE_SECONDS = 30
 ABORTING = frozenset(("AvgPool3D", "Conv2D", "Conv3D", "DepthwiseConv2dNative", "MaxPool3D"))
-"""Operations whose oneDNN kernels end the whole process when their input has too few dimensions."""
+"""Operations whose oneDNN kernels end the whole process, or read past their input, when it has too few dimensions."""
 SMALL_MODEL = 32 * 1024 * 1024
 """Bytes on disk below which a model runs in the thread that calls it: handing its operations to pools costs more than they do."""
 
