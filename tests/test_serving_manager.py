@@ -208,6 +208,27 @@ def test_the_configuration_is_read_again(tmp_path: Path, exported: Callable[[Pat
     manager.close()
 
 
+def test_what_a_client_asked_for_stays_until_the_configuration_changes(tmp_path: Path, exported: Callable[[Path, int], Path]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        exported(tmp_path / name, 1)
+    sources, looks = [ModelSource(name, tmp_path / name) for name in ("a", "b")], list[float]()
+
+    def refresh() -> list[ModelSource]:
+        looks.append(time.monotonic())
+        return list(sources)
+
+    manager = Manager(sources, dataclasses.replace(QUICK, config_poll_seconds=0.02), refresh)
+    manager.reload([ModelSource("a", tmp_path / "a", labels={"stable": 1})])
+    seen = len(looks)
+    wait_for(lambda: len(looks) > seen + 3)
+    assert answer(manager, "a", label="stable") == 1
+    assert states(manager, "b") == {1: "END"}
+    del sources[0]
+    wait_for(lambda: 1 in manager.loaded("b") and not manager.loaded("a"))
+    manager.close()
+
+
 def test_a_version_answers_what_it_has_before_it_goes(tmp_path: Path, exported: Callable[[Path, int], Path]) -> None:
     exported(tmp_path, 1)
     manager = Manager([ModelSource("half", tmp_path)], LOOK_BY_HAND)

@@ -95,7 +95,7 @@ class Manager:
         self, sources: Sequence[ModelSource], options: ManagerOptions | None = None, refresh: Callable[[], Sequence[ModelSource]] | None = None
     ) -> None:
         self.options = options or ManagerOptions()
-        self._refresh = refresh
+        self._refresh, self._found = refresh, list(sources)
         self._sources: dict[str, ModelSource] = {}
         self._versions: dict[str, dict[int, Version]] = {}
         self._labels: dict[str, dict[str, int]] = {}
@@ -246,13 +246,14 @@ class Manager:
                 logger.exception("Looking for new versions failed")
 
     def _reread(self) -> None:
+        """Reads the models' configuration again. Only a change of it takes the place of what a client asked for meanwhile."""
         if self._refresh is None:
             return
         try:
-            sources = self._refresh()
-            with self._lock:
-                if list(sources) != self.sources:
-                    self.reload(sources)
+            sources = list(self._refresh())
+            if sources != self._found:
+                self.reload(sources)
+                self._found = sources
             self._said.pop("config", None)
         except (ServingError, StatusError) as error:
             self._say("config", f"Reading the models' configuration again failed: {error}")
