@@ -1,21 +1,32 @@
 """Configurations that are known to be good: what earlier searches found for each family and optimizer, with the evidence.
 
 `tuning/priors/<family>.csv` has a row per configuration: optimizer, dataset, val_accuracy, epochs, seed, config (JSON, in the names
-of the search space) and the command that found it.
+of the search space) and the command that found it. The rows of a data set are written anew by
+
+    python -m tuning.priors relu_mlp --dataset digits --trials 20 --batch-size 32
+
+which searches among each optimizer's arguments alone, so that no optimizer is starved by another, and keeps its best whole trial.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
+import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras_tuner
 
+from zoo.files import write_text
+from zoo.optimizers import list_optimizers
 from zoo.registry import model_info
+from zoo.specs import Recipe
 
 if TYPE_CHECKING:
     from keras_tuner.engine.hyperparameters import HyperParameter
@@ -44,18 +55,22 @@ class Prior:
     command: str
 
 
-def read_priors(model: str) -> list[Prior]:
-    """Returns the rows of a model's family, the most accurate of each data set first; none for a family without a file.
+def read_priors(model: str, path: Path | None = None) -> list[Prior]:
+    """Returns the rows of a model's family in the order of the file; none for a family without one.
+
+    Args:
+        model: Of the family.
+        path: Another file than the shipped one.
 
     Example:
         >>> all(0 < prior.val_accuracy <= 1 for prior in read_priors("relu_mlp"))
         True
     """
-    file = resources.files("tuning") / "priors" / f"{model_info(model).family}.csv"
+    file = path or resources.files("tuning") / "priors" / f"{model_info(model).family}.csv"
     if not file.is_file():
         return []
     rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
-    priors = [
+    return [
         Prior(
             row["optimizer"],
             row["dataset"],
@@ -67,15 +82,15 @@ def read_priors(model: str) -> list[Prior]:
         )
         for row in rows
     ]
-    return sorted(priors, key=lambda prior: (prior.dataset, -prior.val_accuracy))
 
 
 def first_configurations(space: keras_tuner.HyperParameters, model: str | None = None, dataset: str = "") -> list[dict[str, Any]]:
     """Returns what a search begins with: a `config` each, and as `source` whether it is a `prior` or a `default`.
 
-    First what is known to be good for each optimizer, on the same data set where there is such a row, the better before the worse;
-    then the defaults of the optimizers without a row. What a row leaves open takes the space's default, and a row with a value that
-    the space does not have is passed over.
+    First what is known to be good for each optimizer, the better before the worse; then the defaults of the optimizers without a
+    row. The rows are those of the search's data set, or else of the file's first one: a learning rate that is right on one data set
+    need not be on another. What a row leaves open takes the space's default, and a row with a value that the space does not have is
+    passed over.
 
     Args:
         space: The search space.
@@ -83,8 +98,11 @@ def first_configurations(space: keras_tuner.HyperParameters, model: str | None =
         dataset: The search's.
     """
     found: list[dict[str, Any]] = []
-    for prior in sorted(read_priors(model) if model else [], key=lambda prior: prior.dataset != dataset):
-        config = complete(space, prior.config)
+    priors = read_priors(model) if model else []
+    known_on = list(dict.fromkeys(prior.dataset for prior in priors))
+    nearest = dataset if dataset in known_on else next(iter(known_on), "")
+    for prior in priors:
+        config = complete(space, prior.config) if prior.dataset == nearest else None
         if config is not None and prior.optimizer not in [entry["config"].get("optimizer") for entry in found]:
             found.append({"source": "prior", "config": config})
     choices = next((list(entry.values) for entry in space.space if entry.name == "optimizer" and not entry.conditions), None)
@@ -110,3 +128,57 @@ def _contains(hyperparameter: HyperParameter, value: Any) -> bool:
     if hasattr(hyperparameter, "min_value"):
         return bool(hyperparameter.min_value <= value <= hyperparameter.max_value)
     return value == hyperparameter.value if hasattr(hyperparameter, "value") else value in hyperparameter.values
+
+
+# --- the command that writes them -------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Searches for the best configuration of each optimizer, and writes the rows of one family and data set."""
+    parser = argparse.ArgumentParser(prog="python -m tuning.priors", description="Write the configurations that searches begin with.")
+    parser.add_argument("family", help="a model's name")
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--trials", type=int, default=20, help="per optimizer (default: 20)")
+    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--optimizers", type=lambda text: text.split(","), help="comma-separated names (default: all); the rows of others stay")
+    parser.add_argument("--directory", type=Path, default=Path(str(resources.files("tuning"))) / "priors", help="where the CSV files lie")
+    options = parser.parse_args(arguments)
+    for optimizer in options.optimizers or list_optimizers():
+        prior = find_prior(options.family, options.dataset, optimizer, options.trials, options.epochs, options.batch_size)
+        if prior is None:
+            print(f"{optimizer}: no trial came to its end")
+            continue
+        print(f"{optimizer}: {prior.val_accuracy:.4f} by {json.dumps(prior.config)}", flush=True)
+        write_prior(options.directory / f"{options.family}.csv", prior)
+
+
+def find_prior(family: str, dataset: str, optimizer: str, trials: int, epochs: int, batch_size: int) -> Prior | None:
+    """Returns the best whole trial of a search among one optimizer's arguments; None if none came to its end."""
+    from tuning.study import search
+
+    recipe = Recipe(family, dataset, schedule="constant", epochs=epochs, batch_size=batch_size)
+    with tempfile.TemporaryDirectory() as directory:
+        result = search(recipe, optimizers=[optimizer], study="optimizers", trials=trials, priors=False, tensorboard=False, directory=directory)
+    best = next((trial for trial in result.ranking if trial.state == "completed"), None)
+    if best is None or best.val_accuracy is None:
+        return None
+    command = f"zoo tune {family} --dataset {dataset} --study optimizers --optimizers {optimizer} --trials {trials}"
+    command += f" --epochs {epochs} --batch-size {batch_size} --no-priors"
+    return Prior(optimizer, dataset, round(best.val_accuracy, 6), best.epochs, recipe.seed, dict(best.config), command)
+
+
+def write_prior(path: Path, prior: Prior) -> None:
+    """Puts a row into a family's file in the place of the one for the same data set and optimizer; the best of a data set comes first."""
+    rows = [row for row in read_priors(path.stem, path) if (row.dataset, row.optimizer) != (prior.dataset, prior.optimizer)]
+    datasets = list(dict.fromkeys([*(row.dataset for row in rows), prior.dataset]))
+    rows = sorted([*rows, prior], key=lambda row: (datasets.index(row.dataset), -row.val_accuracy))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in fields(Prior))
+    writer.writerows([*astuple(row)[:5], json.dumps(dict(row.config)), row.command] for row in rows)
+    write_text(path, text.getvalue())
+
+
+if __name__ == "__main__":
+    main()
