@@ -3,7 +3,7 @@
 `tuning/priors/<family>.csv` has a row per configuration: optimizer, dataset, val_accuracy, epochs, seed, config (JSON, in the names
 of the search space) and the command that found it. The rows of a data set are written anew by
 
-    python -m tuning.priors relu_mlp --dataset digits --trials 20 --batch-size 32
+    python -m tuning.priors relu_mlp --dataset digits --trials 20
 
 which searches among each optimizer's arguments alone, so that no optimizer is starved by another, and keeps its best whole trial.
 """
