@@ -153,7 +153,7 @@ def _serve(screen: Console, repository: Path, name: str, model: keras.Model, dig
     from zoo.evaluation import softmax
     from zoo.serving import start
 
-    _step(screen, 6, "Serve it, and ask over HTTP as any TF Serving client would", f"zoo serve {repository.name} --port 0")
+    _step(screen, 6, "Serve it, and ask over HTTP as any TF Serving client would", f"zoo serve {repository.name} --rest_api_port=any")
     images = digits.images[:IMAGES_SENT]
     with screen.status("starting the server"):
         server = start(repository)
