@@ -81,6 +81,31 @@ def test_tune_ranks_and_writes_a_recipe(tmp_path: Path, capsys: pytest.CaptureFi
     assert data["best"]["val_accuracy"] == max(trial["val_accuracy"] for trial in data["trials"])
 
 
+def test_photographs_are_resized_to_what_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy
+    import tensorflow as tf
+
+    folder, directory = tmp_path / "photographs", tmp_path / "run"
+    for label, gray in (("dark", 40), ("light", 200)):
+        (folder / label).mkdir(parents=True)
+        for index in range(8):  # 8 of 60 x 90 pixels: without a size they would be trained on as they are
+            image = numpy.full((60, 90, 3), (gray, gray + index, 90), "uint8")
+            (folder / label / f"{index}.png").write_bytes(tf.io.encode_png(image).numpy())
+    train = ("train", "relu_mlp", "--dataset", str(folder), "--image-size", "12", "--set", "units=8", "--epochs", "1", "--out", str(directory))
+    status, _, err = run(capsys, *train)
+    assert status == 0, err
+    assert zoo.load_trained(directory)[1].input_shape == (12, 12, 3)
+    status, out, err = run(capsys, "evaluate", str(directory), "--json")
+    assert status == 0, err
+    assert json.loads(out)["images"] == 4
+    status, out, err = run(capsys, "inspect", str(directory), "--json")
+    assert status == 0, err
+    search = ("tune", "relu_mlp", "--dataset", str(folder), "--image-size", "12", "--optimizers", "sgd", "--trials", "1", "--epochs", "1")
+    status, out, err = run(capsys, *search, "--no-report", "--out", str(tmp_path / "search"))
+    assert status == 0, err
+    assert read_recipe(tmp_path / "search" / "best_recipe.json").image_size == 12
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -155,6 +155,7 @@ OTHER: dict[str, Any] = {
     "early_stopping": 3,
     "initial_weights": "cnn.mnist",
     "seed": 1,
+    "image_size": 32,
 }
 BASE = Recipe("cnn", "digits", {"units": 8}, validate=True, augmentation=(Shift(1), Shift(2)))
 
@@ -202,6 +203,7 @@ NAN, INFINITE = float("nan"), float("inf")
         ("ema", [-0.1, 1.0, NAN, "0.9", True], "None or a number from 0 to below 1"),
         ("learning_rate", [0, -1.0, NAN, INFINITE, "0.1", True], "a finite number above 0"),
         ("seed", [-1, 2**31, 1.0, None, True], "a whole number from 0 to 2**31 - 1"),
+        ("image_size", [0, -1, 1.5, True, (28, 28)], "None or a whole number above 0"),
         ("early_stopping", [0, -1, 1.5, True], "a whole number above 0"),
     ],
 )

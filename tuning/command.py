@@ -35,6 +35,7 @@ RESUMED = ("optimizers", "study", "vary", "range", "sampler", "scheduler", "redu
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", help="a model's name; none with --resume")
     parser.add_argument("--dataset", help="a data set's name, or a folder of images with one subfolder per class")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width to resize the images to (default: their own)")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the search that stands in this folder, as it was")
     limits = parser.add_argument_group("limits")
     limits.add_argument("--budget", help="time, such as 45s, 5m or 1h, the report included (default: 60s, unless --trials is given)")
@@ -122,6 +123,7 @@ def _new(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = Recipe(
         model=spec.name,
         dataset=arguments.dataset,
+        image_size=arguments.image_size,
         epochs=9 if arguments.epochs is None else arguments.epochs,
         batch_size=128 if arguments.batch_size is None else arguments.batch_size,
         schedule=arguments.schedule or ("constant" if scheduler in ("asha", "hyperband") else "cosine"),
@@ -146,7 +148,7 @@ def _new(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _resumed(arguments: argparse.Namespace) -> dict[str, Any]:
     """Checks that a resumption names nothing but what may differ."""
-    given = [name for name in ("model", "dataset", "out", "storage", *RESUMED) if getattr(arguments, name) is not None]
+    given = [name for name in ("model", "dataset", "image_size", "out", "storage", *RESUMED) if getattr(arguments, name) is not None]
     if arguments.no_priors:
         given.append("no_priors")
     if given:

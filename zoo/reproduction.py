@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.cards import Card
-from zoo.datasets import load_dataset
 from zoo.errors import UsageError
 from zoo.factory import RUN_CARD
 from zoo.progress import progress_callback
 from zoo.recipes import load_recipe
 from zoo.registry import resolve
-from zoo.training import TrainingRun, claim, load_training_data
+from zoo.training import TrainingRun, claim, load_test_data, load_training_data
 from zoo.weights import pretrained_card
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ def _run(recipe: Recipe, directory: Path, deadline: float | None, data_dir: str 
     run.restore()
     if deadline is None or time.monotonic() < deadline:
         run.fit(progress_callback(recipe, run.steps, run.history), _deadline(deadline))
-    return run.finish(load_dataset(recipe.dataset, "test", data_dir=data_dir)) if run.epoch == recipe.epochs else run.epoch
+    return run.finish(load_test_data(recipe, data_dir)) if run.epoch == recipe.epochs else run.epoch
 
 
 def _deadline(deadline: float | None) -> keras.callbacks.Callback:

@@ -261,6 +261,8 @@ class Recipe:
     Attributes:
         model: A registered name. With a tag, the tag's configuration applies; otherwise the data set's shape does.
         dataset: As `zoo.load_dataset` takes it.
+        image_size: Height and width that the images are resized to; None keeps their size. For photographs, and for a folder whose
+            images are larger than the model needs.
         hyperparameters: Builder arguments on top of the model's own.
         optimizer: A name of `zoo.list_optimizers()`.
         learning_rate: The schedule's peak; None takes the optimizer's default.
@@ -317,6 +319,7 @@ class Recipe:
     early_stopping: int | None = None
     initial_weights: str | None = None
     seed: int = 0
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("model", "dataset", "optimizer"):
@@ -336,6 +339,7 @@ class Recipe:
         self._require(isinstance(self.validate, bool), "validate", "true or false")
         self._require(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
         self._require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
+        self._require(self.image_size is None or _positive_int(self.image_size), "image_size", "None or a whole number above 0")
         self._require(_positive_int(self.batch_size), "batch_size", "a whole number above 0")
         self._require(_positive_int(self.epochs), "epochs", "a whole number above 0")
         self._require(_in_unit_interval(self.warmup), "warmup", "a number from 0 to below 1")

@@ -103,7 +103,7 @@ def train(
         run.fit(*([progress_callback(recipe, run.steps, run.history)] if progress else []))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Interrupted after epoch {run.epoch} of {recipe.epochs}. Go on with: zoo train {directory}") from None
-    return run.finish(load_dataset(recipe.dataset, "test", data_dir=data_dir))
+    return run.finish(load_test_data(recipe, data_dir))
 
 
 def default_directory(recipe: Recipe) -> Path:
@@ -135,8 +135,17 @@ def write_recipe(recipe: Recipe, path: str | Path) -> None:
 def load_training_data(recipe: Recipe, data_dir: str | Path | None = None) -> tuple[Dataset, Dataset | None]:
     """Returns the images a recipe trains on, and its validation images (None where it holds none out)."""
     if not recipe.validate:
-        return load_dataset(recipe.dataset, "train", data_dir=data_dir), None
-    return load_dataset(recipe.dataset, "train_minus_validation", data_dir=data_dir), load_dataset(recipe.dataset, "validation", data_dir=data_dir)
+        return _load(recipe, "train", data_dir), None
+    return _load(recipe, "train_minus_validation", data_dir), _load(recipe, "validation", data_dir)
+
+
+def load_test_data(recipe: Recipe, data_dir: str | Path | None = None) -> Dataset:
+    """Returns the images that a recipe's model is evaluated on at the end."""
+    return _load(recipe, "test", data_dir)
+
+
+def _load(recipe: Recipe, split: str, data_dir: str | Path | None) -> Dataset:
+    return load_dataset(recipe.dataset, split, data_dir=data_dir, image_size=recipe.image_size)
 
 
 def build(recipe: Recipe, dataset: Dataset) -> tuple[keras.Model, dict[str, Any]]:

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     model, card = load_trained(arguments.source)
     name = arguments.dataset or card.dataset
     size = (card.input_shape[0], card.input_shape[1])
-    data = load_dataset(name, arguments.split, data_dir=arguments.data_dir, image_size=None if name == card.dataset else size)
+    data = load_dataset(name, arguments.split, data_dir=arguments.data_dir, image_size=size)
     if data.images.shape[1:] != card.input_shape or len(data.spec.class_names) != card.num_classes:
         raise UsageError(
             f"{card.name} takes images {card.input_shape} of {card.num_classes} classes; "

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     from zoo.inspection import inspect
 
     model, card = load_trained(arguments.source)
-    data = load_dataset(card.dataset, "test", data_dir=arguments.data_dir)
+    data = load_dataset(card.dataset, "test", data_dir=arguments.data_dir, image_size=(card.input_shape[0], card.input_shape[1]))
     reports = inspect(model, data.images[: arguments.images], data.labels[: arguments.images])
     pictures: list[Path] = []
     if arguments.image is not None:

@@ -56,7 +56,7 @@ def draw_model(arguments: argparse.Namespace) -> list[Path]:
     model, card = load_trained(arguments.source)
     source = Path(arguments.source)
     directory = arguments.out or (source / "plots" if source.is_dir() else Path(f"plots-{card.name}"))
-    data = load_dataset(card.dataset, "test", data_dir=arguments.data_dir)
+    data = load_dataset(card.dataset, "test", data_dir=arguments.data_dir, image_size=(card.input_shape[0], card.input_shape[1]))
     logits = model.predict(data.images, batch_size=256, verbose=0)
     files = draw_curves(history(source, card), directory / "curves")
     files += draw_confusion(evaluate_logits(logits, data.labels)["confusion"], card.class_names, directory / "confusion")

@@ -34,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the finished run's card as JSON")
     group = parser.add_argument_group("recipe", "each flag replaces the recipe's value")
     group.add_argument("--dataset", help="a data set's name, or a folder of images with one subfolder per class")
+    group.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width to resize the images to (default: their own)")
     group.add_argument(
         "--set", dest="hyperparameters", metavar="NAME=VALUE", nargs="+", help="the model's hyperparameters, e.g. units=512 dropout=0.2"
     )
