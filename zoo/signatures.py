@@ -71,7 +71,7 @@ def signature_functions(model: keras.Model, card: Card) -> dict[str, tf.types.ex
     examples = tf.TensorSpec((None,), tf.string, name="inputs")
     reads_files = shape[-1] in (1, 3)
     logits = _traced("logits", lambda image: tf.cast(model(image, training=False), tf.float32), image)
-    prepare = _traced("prepare", _preparation(card), files) if reads_files else None
+    prepare = _traced("prepare", preparation(card), files) if reads_files else None
     answer = _answers(logits, card)
     functions = {
         SERVING_DEFAULT: (answer, image),
@@ -111,8 +111,8 @@ def _answers(logits: Callable[[tf.Tensor], tf.Tensor], card: Card) -> Callable[[
     return answer
 
 
-def _preparation(card: Card) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Files `(batch,)` -> images, as `zoo predict` sees them."""
+def preparation(card: Card) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from image files, string `(batch,)`, to images as `zoo predict` sees them, float32 `(batch, height, width, channels)`."""
     import tensorflow as tf
 
     ink_box = dataset_info(card.dataset).ink_box if card.dataset in list_datasets() else None

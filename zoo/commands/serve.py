@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ EXAMPLES = """  zoo serve                                    the repository save
   zoo serve saved_models --engine tensorflow_model_server"""
 TF_SERVING = "tensorflow_model_server"
 OWN_FLAGS = ("--engine", "--host", "--max_body_bytes", "--max_waiting_requests")
+OWN_SWITCHES = ("--no-playground",)
 # Flags of TF Serving that say how its C++ works inside: taken, and without effect here.
 IGNORED = (
     "flush_filesystem_caches",
@@ -63,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
     parser.add_argument("--max_body_bytes", type=int, default=256 * 1024 * 1024, metavar="BYTES", help="largest REST body (default: 256 MiB)")
     parser.add_argument("--max_waiting_requests", type=int, default=1000, metavar="N", help="requests that may wait for their turn (default: 1000)")
+    parser.add_argument("--no-playground", dest="playground", action="store_false", help="no page at /: answer there as TF Serving does")
     _configure_tf_serving(parser.add_argument_group("flags of tensorflow_model_server"))
     _tolerate_unknown_flags(parser)
 
@@ -166,7 +169,8 @@ def _serve(arguments: argparse.Namespace, temporary: Path) -> None:
     from zoo.serving.server import serve
 
     find = _finder(arguments, temporary)
-    serve(find(), _options(arguments), refresh=find, wait=bool(arguments.model_base_path or arguments.model_config_file), announce=_announce)
+    wait, announce = bool(arguments.model_base_path or arguments.model_config_file), functools.partial(_announce, playground=arguments.playground)
+    serve(find(), _options(arguments), refresh=find, wait=wait, announce=announce)
 
 
 def _finder(arguments: argparse.Namespace, temporary: Path) -> Callable[[], list[ModelSource]]:
@@ -221,6 +225,7 @@ def _options(arguments: argparse.Namespace) -> ServerOptions:
         waiting=arguments.max_waiting_requests,
         cors=arguments.rest_api_enable_cors_support,
         metrics_path=_metrics_path(arguments.monitoring_config_file),
+        playground=arguments.playground,
         tensor_content=arguments.enable_serialization_as_tensor_content,
         check_methods=arguments.enable_signature_method_name_check,
         batching=_batching(arguments),
@@ -283,7 +288,7 @@ def _metrics_path(path: Path | None) -> str | None:
     return (config.path or PATH) if config.enable else None
 
 
-def _announce(manager: Manager, addresses: Addresses) -> None:
+def _announce(manager: Manager, addresses: Addresses, playground: bool) -> None:
     """Prints what is served and where, and a request that works."""
     from zoo.serving.server import READY
 
@@ -295,6 +300,8 @@ def _announce(manager: Manager, addresses: Addresses) -> None:
     if addresses.rest:
         loaded = manager.loaded(names[0])
         print(f"try:  {_example(loaded[max(loaded)], f'{addresses.rest}/v1/models/{names[0]}')}")
+        if playground:
+            print(f"page: {addresses.rest}/")
     print(f"{READY}{addresses}", flush=True)
     logging.getLogger("zoo.serving").setLevel(logging.INFO)  # from now on, versions that come and go are news
 
@@ -366,7 +373,7 @@ def _tf_serving_arguments(arguments: argparse.Namespace, temporary: Path) -> lis
             skip = False
         elif argument.partition("=")[0] in OWN_FLAGS:
             skip = "=" not in argument
-        elif argument not in arguments.sources:
+        elif argument not in (*OWN_SWITCHES, *arguments.sources):
             flags.append(argument)
     if not any(flag.partition("=")[0] == "--rest_api_port" for flag in flags):
         flags.append(f"--rest_api_port={arguments.rest_api_port}")

@@ -10,6 +10,7 @@ servable.py       one loaded SavedModel; batching.py: requests that run together
 repository.py     which models and versions there are: folders, models.config
 tensors.py        TensorProto to arrays and back; messages.py: protocol buffers without TensorFlow
 status.py         the canonical status codes; metrics.py: counts and times
+playground.py     the page at /, whose files lie in static/
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from zoo.serving.status import Code, StatusError, failed_precondition, invalid_a
 
 if TYPE_CHECKING:
     from zoo.serving.metrics import Metrics
+    from zoo.serving.playground import Playground, Response
     from zoo.serving.service import Service
 
 logger = logging.getLogger(__name__)
@@ -64,12 +65,20 @@ class RestApplication:
         cors: Whether pages of other origins may call.
         metrics: Where requests are recorded, or None.
         metrics_path: Where the record is shown, or None.
+        playground: What answers outside `/v1/`, or None: then nothing does, as in TF Serving.
     """
 
     def __init__(
-        self, service: Service, limits: Limits | None = None, *, cors: bool = False, metrics: Metrics | None = None, metrics_path: str | None = None
+        self,
+        service: Service,
+        limits: Limits | None = None,
+        *,
+        cors: bool = False,
+        metrics: Metrics | None = None,
+        metrics_path: str | None = None,
+        playground: Playground | None = None,
     ) -> None:
-        self._service, self._limits = service, limits or Limits()
+        self._service, self._limits, self._playground = service, limits or Limits(), playground
         self._metrics, self._metrics_path = metrics, metrics_path
         self._headers = [(b"content-type", JSON.encode())]
         self._cors = cors
@@ -86,8 +95,12 @@ class RestApplication:
         if self._metrics is not None and path == self._metrics_path:
             await _respond(send, 200, [(b"content-type", b"text/plain")], self._metrics.page().encode())
             return
+        headers = self._headers
         try:
-            status, body = 200, await self._answer(scope, path, receive)
+            if path[:4].lower() == "/v1/":
+                status, body = 200, await self._answer(scope, path, receive)
+            else:
+                status, headers, body = await self._elsewhere(scope, path, receive)
         except StatusError as error:
             status, body = error.http, json_codec.encode_error(error.message)
         except _Disconnected:
@@ -95,7 +108,7 @@ class RestApplication:
         except Exception as error:  # ours, and no request should cause one
             logger.exception("%s %s failed", scope["method"], path)
             status, body = 500, json_codec.encode_error(f"{type(error).__name__}: {error}")
-        await _respond(send, status, self._headers, body)
+        await _respond(send, status, headers, body)
 
     def close(self) -> None:
         """Lets go of the threads; those that still run end with what they do."""
@@ -103,8 +116,6 @@ class RestApplication:
 
     async def _answer(self, scope: Scope, path: str, receive: Receive) -> bytes:
         method: str = scope["method"]
-        if path[:4].lower() != "/v1/":
-            raise StatusError(Code.NOT_FOUND, "Not Found")
         if self._cors and method == "OPTIONS":
             if any(name == b"origin" for name, _ in scope["headers"]):
                 return b""
@@ -122,6 +133,15 @@ class RestApplication:
         if answer is None:
             raise invalid_argument(f"Malformed request: {method} {path}")
         return await self._in_thread(self._recorded, answer, groups["method"].title(), *target, body)
+
+    async def _elsewhere(self, scope: Scope, path: str, receive: Receive) -> Response:
+        """Answers what lies outside `/v1/`."""
+        answer = None
+        if self._playground is not None:
+            answer = await self._playground.answer(scope, path.partition("?")[0], lambda: self._body(scope, receive), self._in_thread)
+        if answer is None:
+            raise StatusError(Code.NOT_FOUND, "Not Found")
+        return answer
 
     async def _in_thread(self, function: Callable[..., bytes], *arguments: Any) -> bytes:
         """Runs a function in a thread, within the limits."""
@@ -281,5 +301,6 @@ def _json(data: Mapping[str, Any]) -> bytes:
 
 
 async def _respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
+    length = [] if status == 304 else [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers + length})
     await send({"type": "http.response.body", "body": body})

@@ -55,6 +55,7 @@ class ServerOptions:
         waiting: How many more may wait for a thread.
         cors: Whether web pages of other origins may call REST.
         metrics_path: Path of the Prometheus page, or None for no metrics.
+        playground: Whether there is a page at `/`; without, REST answers there as TF Serving does.
         tensor_content: Whether gRPC answers carry tensors as raw bytes and not in typed fields.
         check_methods: Whether a signature's method has to be the one that is called.
         batching: How requests are joined, or None.
@@ -74,6 +75,7 @@ class ServerOptions:
     waiting: int = 1000
     cors: bool = False
     metrics_path: str | None = None
+    playground: bool = True
     tensor_content: bool = False
     check_methods: bool = False
     batching: BatchingParameters | None = None
@@ -206,6 +208,7 @@ def _start_grpc(service: Service, metrics: Metrics | None, options: ServerOption
 def _rest_server(service: Service, metrics: Metrics | None, options: ServerOptions, listener: socket.socket, stack: contextlib.ExitStack) -> Any:
     import uvicorn
 
+    from zoo.serving.playground import Playground
     from zoo.serving.rest import Limits, RestApplication
 
     try:
@@ -213,7 +216,8 @@ def _rest_server(service: Service, metrics: Metrics | None, options: ServerOptio
     except OSError:
         raise _in_use(*listener.getsockname()[:2]) from None
     limits = Limits(options.body_bytes, options.timeout_seconds, options.rest_threads, options.waiting)
-    application = RestApplication(service, limits, cors=options.cors, metrics=metrics, metrics_path=options.metrics_path)
+    playground = Playground(service.manager) if options.playground else None
+    application = RestApplication(service, limits, cors=options.cors, metrics=metrics, metrics_path=options.metrics_path, playground=playground)
     stack.callback(application.close)
     quiet = {"log_level": "warning", "access_log": False, "server_header": False, "lifespan": "off"}
     return uvicorn.Server(uvicorn.Config(application, timeout_graceful_shutdown=DRAIN_SECONDS, **quiet))  # type: ignore[arg-type]
