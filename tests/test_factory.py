@@ -161,3 +161,6 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError) as error:
         zoo.load_trained(missing)
     assert str(error.value).startswith(f"Unknown model {missing!r}.")
+    assert str(error.value).endswith(f"There is no directory {missing!r} either.")
+    with pytest.raises(UnknownNameError, match=r"Valid tags of cnn: [^.]*\.$"):
+        zoo.load_trained("cnn.mnits")

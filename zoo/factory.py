@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.cards import Card
-from zoo.errors import WeightsError
+from zoo.errors import UnknownNameError, WeightsError
 from zoo.registry import build_model, list_models, resolve
 from zoo.weights import load_weights, pretrained_card, pretrained_file, transfer
 
@@ -95,7 +95,7 @@ def load_trained(source: str | Path) -> tuple[keras.Model, Card]:
     directory = Path(source)
     finished = (directory / RUN_CARD).is_file()
     if not finished and (not directory.is_dir() or str(source).partition(".")[0] in list_models()):
-        spec, weights = resolve(str(source))
+        spec, weights = _named(str(source))
         weights = weights or spec.weights()
         return create_model(f"{spec.name}.{weights.tag}", pretrained=True), pretrained_card(spec.name, weights)
     if not finished:
@@ -104,6 +104,16 @@ def load_trained(source: str | Path) -> tuple[keras.Model, Card]:
     model = build_model(resolve(card.model)[0], card.input_shape, card.num_classes, card.hyperparameters)
     load_weights(model, directory / RUN_WEIGHTS, card)
     return model, card
+
+
+def _named(source: str) -> tuple[ModelSpec, WeightsSpec | None]:
+    """Resolves what is no directory."""
+    try:
+        return resolve(source)
+    except UnknownNameError as error:
+        if source.partition(".")[0] in list_models():
+            raise
+        raise UnknownNameError(f"{error} There is no directory {source!r} either.") from None
 
 
 def _pretrained(spec: ModelSpec, weights: WeightsSpec) -> keras.Model:
