@@ -16,7 +16,7 @@ SUPPORTED = (3, 11) <= sys.version_info[:2] <= (3, 13)
 # One thread for each worker: two workers on two cores must not compete.
 PYTEST = TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all coverage lint format weights clean
+.PHONY: help demo test test-all coverage lint format docs weights clean
 
 help:
 	@echo 'make demo      install into .venv, then run zoo demo'
@@ -25,6 +25,7 @@ help:
 	@echo 'make coverage  the tests, with the lines that no test reached'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make format    let ruff mend and format the code'
+	@echo 'make docs      build the documentation into build/docs'
 	@echo 'make weights   train the shipped weights anew'
 	@echo 'make clean     remove .venv and all caches'
 
@@ -48,6 +49,11 @@ lint: $(VENV)/installed-test
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# -W: a warning is an error, and so is a link that leads nowhere. -E: what an earlier build read counts for nothing.
+docs: $(VENV)/installed-test
+	$(BIN)/python -m sphinx -W --keep-going -E -q -b html docs build/docs $(ARGS)
+	@echo 'build/docs/index.html'
 
 weights: $(VENV)/installed-serve
 	$(BIN)/python -m zoo.publishing $(ARGS)
