@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy
 import pytest
 
 from zoo.errors import UnknownNameError, UsageError
@@ -243,7 +244,7 @@ class QuickLaboratory(Laboratory):
         super().__init__("digits", seeds=(0, 1))
         self.networks: dict[str, Learned] = {}
 
-    def learn(self, recipe: Recipe, seed: int) -> Learned:
+    def learn(self, recipe: Recipe, seed: int, images: int = 0) -> Learned:
         key = f"{recipe.model} {recipe.hyperparameters}"
         if key not in self.networks:
             self.networks[key] = super().learn(Recipe(recipe.model, recipe.dataset, hyperparameters=recipe.hyperparameters, epochs=1), 0)
@@ -284,6 +285,17 @@ def test_the_test_images_are_not_touched(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not together
 
 
+def test_more_training_images_are_never_held_out_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.lab.laboratory.LIMIT", 500)
+    lab = Laboratory("digits", seeds=(0,))
+    held_out = {image.tobytes() for image in lab.validation.images}
+    assert [len(lab.more_training(count).labels) for count in (0, 350, 800, 10_000)] == [350, 350, 800, 1437 - 150]
+    assert numpy.array_equal(lab.more_training(0).images, lab.training.images)
+    assert not held_out & {image.tobytes() for image in lab.more_training(10_000).images}
+    recipe = lab.recipe("relu_mlp", hyperparameters={"units": 8}, epochs=1)
+    assert (lab.learn(recipe, 0).steps_per_epoch, lab.learn(recipe, 0, images=800).steps_per_epoch) == (350 // 32, 800 // 32)
+
+
 def test_a_training_is_kept_and_another_seed_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[int] = []
     lab = Laboratory("digits", seeds=(0,), on_training=lambda recipe: trained.append(recipe.seed))
@@ -320,8 +332,6 @@ def test_columns() -> None:
 
 
 def test_calibration_error_of_a_unit_that_is_always_half_sure() -> None:
-    import numpy
-
     half = numpy.full((10, 1), 0.5)
     events = numpy.array([[1.0]] * 8 + [[0.0]] * 2)
     assert sigmoid.calibration_error(half, events) == pytest.approx(0.3)

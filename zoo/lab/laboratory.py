@@ -84,10 +84,12 @@ class Laboratory:
             raise UsageError(f"The lab runs on TensorFlow. Received: KERAS_BACKEND={keras.backend.backend()}.")
         self.dataset, self.seeds, self.on_training = dataset, tuple(seeds), on_training
         images, labels, spec = load_dataset(dataset, "train", data_dir=data_dir)
-        order = numpy.random.default_rng(0).permutation(len(labels))[:LIMIT]
-        held_out = round(HELD_OUT * len(order))
+        order = numpy.random.default_rng(0).permutation(len(labels))
+        usual = min(LIMIT, len(order))
+        held_out = round(HELD_OUT * usual)
         self.validation = Dataset(images[order[:held_out]], labels[order[:held_out]], spec)
-        self.training = Dataset(images[order[held_out:]], labels[order[held_out:]], spec)
+        self.training = Dataset(images[order[held_out:usual]], labels[order[held_out:usual]], spec)
+        self._images, self._labels, self._not_held_out = images, labels, order[held_out:]
         self.batch_size = 32 if len(self.training.labels) < 2000 else 128
         self._kept: dict[str, Learned] = {}
         self._runs: dict[str, TrainingRun] = {}
@@ -108,14 +110,19 @@ class Laboratory:
         usual = {"optimizer": "adam", "learning_rate": 3e-3, "schedule": "constant", "batch_size": self.batch_size, "epochs": 10}
         return Recipe(model, self.dataset, **{**usual, **settings})
 
-    def learn(self, recipe: Recipe, seed: int) -> Learned:
-        """Trains a recipe from a seed, or returns the run if it has been trained before."""
+    def more_training(self, count: int) -> Dataset:
+        """Returns `training` with more images that are not held out, `count` in all, or as many as there are."""
+        order = self._not_held_out[: max(count, len(self.training.labels))]
+        return Dataset(self._images[order], self._labels[order], self.training.spec)
+
+    def learn(self, recipe: Recipe, seed: int, images: int = 0) -> Learned:
+        """Trains a recipe from a seed, or returns the run if it has been trained before; on `images` images, where there are more than the usual."""
         recipe = dataclasses.replace(recipe, seed=seed)
-        key = str(recipe.to_dict())
+        key = f"{recipe.to_dict()} {images}"
         if key not in self._kept:
             if self.on_training:
                 self.on_training(recipe)
-            run = self._run(recipe)
+            run = self._run(recipe, images)
             diverged = False
             try:
                 run.fit()
@@ -124,13 +131,13 @@ class Laboratory:
             self._kept[key] = Learned(run.trained_model(), run.history, run.steps, diverged)
         return self._kept[key]
 
-    def _run(self, recipe: Recipe) -> TrainingRun:
+    def _run(self, recipe: Recipe, images: int) -> TrainingRun:
         """A run at its start: one that was compiled for another seed or learning rate, where there is one."""
-        kind = str(dataclasses.replace(recipe, seed=0, learning_rate=None).to_dict())
+        kind = f"{dataclasses.replace(recipe, seed=0, learning_rate=None).to_dict()} {images}"
         if kind in self._runs:
             self._runs[kind].restart(recipe)
         else:
-            self._runs[kind] = TrainingRun(recipe, self.training, self.validation)
+            self._runs[kind] = TrainingRun(recipe, self.more_training(images), self.validation)
         return self._runs[kind]
 
     def steps_per_epoch(self, recipe: Recipe) -> int:
