@@ -60,6 +60,16 @@ def test_info_shows_every_kind_of_record(name: str, expected: str, capsys: pytes
     assert json.loads(out)["name"] == name
 
 
+def test_info_of_weights_whose_card_knows_of_no_seeds(ship: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    result = zoo.evaluate(zoo.create_model("cnn.digits", pretrained=True), *zoo.load_dataset("digits", "test")[:2])
+    shipped = ship("relu_mlp", units=8)
+    shipped.rewrite_card(results={"test": result}, environment={"processor": "any", "cores": "2", "keras": "3", "backend": "tensorflow"}, seeds={})
+    status, out, err = run(capsys, "info", shipped.name)
+    assert (status, err) == (0, "")
+    assert "of 360 test images" in out
+    assert "seeds:" not in out
+
+
 def test_export_writes_a_version(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "export", str(trained), "--to", str(tmp_path), "--name", "mine", "--json")
     assert status == 0

@@ -86,7 +86,7 @@ def _headline(card: Card) -> str:
 def _show_card(card: Card) -> Iterable[str]:
     test, seeds = card.results["test"], card.seeds
     yield f"[bold]{_headline(card)}[/]"
-    if seeds["count"] > 1:
+    if seeds.get("count", 1) > 1:
         yield f"over {seeds['count']} seeds: {100 * seeds['mean']:.2f} ± {100 * seeds['standard_deviation']:.2f} %"
     titles = {
         "test_views": "averaged over views",
