@@ -87,7 +87,7 @@ def test_a_search_is_resumed_by_its_folder_alone(tune: Run, tmp_path: Path) -> N
         (("relu_mlp", "--dataset", "digits", "--range", "sgd.learning_rate"), "NAME=LOW..HIGH"),
         (("relu_mlp", "--dataset", "digits", "--trials", 1, "--storage", "mongodb://host"), "such as sqlite:///study.db"),
         (
-            ("relu_mlp", "--dataset", "digits", "--trials", 1, "--storage", "postgresql://user:secret@host/name"),
+            ("relu_mlp", "--dataset", "digits", "--trials", 1, "--storage", "mysql://user:secret@host/name"),
             "needs a driver that is not installed: pip install",
         ),
     ],

@@ -32,7 +32,7 @@ State = Literal["running", "completed", "pruned", "diverged", "failed"]
 KEY = "neuron_zoo"
 DATABASE, LOCK = "study.db", ".lock"
 LOCK_SECONDS = 15  # that a writer waits for another one's lock on SQLite
-DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # module -> what pip calls it
+DRIVERS = {"psycopg": "'neuron-zoo[postgresql]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # module -> what pip calls it
 FINISHED = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.FAIL, "failed": TrialState.FAIL}
 
 
