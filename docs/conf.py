@@ -62,7 +62,7 @@ class CommandLine(SphinxDirective):
     """The help of every subcommand that is installed, as the terminal shows it."""
 
     def run(self) -> list[nodes.Node]:
-        with mock.patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"}):
+        with mock.patch.dict(os.environ, {"COLUMNS": "88", "NO_COLOR": "1"}):
             return [self.section(name, parser) for name, parser in subcommands()]
 
     def section(self, name: str, parser: argparse.ArgumentParser) -> nodes.section:

@@ -198,7 +198,7 @@ def opened(path: Path, directory: Path) -> Iterator[Page]:
     page = Page(path, directory)
     if any(block.background for block in page_blocks(path)):
         page.ports = {REST: free_port(), GRPC: free_port()}
-    if EXAMPLES.is_dir():
+    if EXAMPLES.is_dir() and "examples" in path.read_text(encoding="utf-8"):
         shutil.copytree(EXAMPLES, directory / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:

@@ -152,6 +152,7 @@ def test_what_a_page_registers_and_imports_is_gone_afterwards(tmp_path: Path) ->
     import zoo
 
     names = zoo.list_models()
+    (tmp_path / "page.md").touch()
     with opened(tmp_path / "page.md", tmp_path) as page:
         page.run(Block(1, "sh", "echo 'import zoo\nzoo.register_model(name=\"passing\")(lambda input_shape, num_classes: None)' > passing_model.py"))
         assert (tmp_path / "passing_model.py").is_file()

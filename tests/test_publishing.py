@@ -11,6 +11,7 @@ import pytest
 
 import zoo
 from zoo import publishing
+from zoo.errors import UsageError
 from zoo.recipes import list_recipes, load_recipe, recipe_module
 from zoo.registry import resolve
 from zoo.specs import ModelSpec, Recipe, WeightsSpec
@@ -136,6 +137,19 @@ def test_a_tag_without_a_card_is_left_out(monkeypatch: pytest.MonkeyPatch, own_r
 
 def test_the_readmes_table_is_the_present_one() -> None:
     assert publishing.weights_table() in publishing.README.read_text(encoding="utf-8")
+
+
+def test_the_documentations_table_is_the_same() -> None:
+    table = publishing.weights_table("cards")
+    assert table in publishing.MODELS_PAGE.read_text(encoding="utf-8")
+    assert table.replace("](cards/", "](docs/cards/") == publishing.weights_table()
+
+
+def test_a_page_without_markers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "README", tmp_path / "README.md")
+    publishing.README.write_text("# No table")
+    with pytest.raises(UsageError, match="lacks the markers"):
+        publishing.write_tables()
 
 
 def test_publishing_ships_seed_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_registry: dict[str, ModelSpec]) -> None:

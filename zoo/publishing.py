@@ -1,7 +1,8 @@
 """Makes the shipped weights: a recipe over several seeds, the first of which is shipped, never the best.
 
     python -m zoo.publishing cnn_bn.mnist --seeds 3
-    python -m zoo.publishing --cards                  writes docs/cards, the README's table and the recipes' docstrings anew, without training
+    python -m zoo.publishing --cards                  writes docs/cards, the tables of the README and of docs/models.md,
+                                              and the recipes' docstrings anew, without training
 
 Every seed trains on all training images and is evaluated on the test images after its last epoch; the test images decide
 nothing but whether seed 0's weights bear storing in half precision. The runs stand under `runs/publishing/` and go on where
@@ -49,6 +50,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "weights.csv"
 ANCHORS = ROOT / "benchmarks" / "anchors.csv"
 README = ROOT / "README.md"
+MODELS_PAGE = ROOT / "docs" / "models.md"
 CARDS = ROOT / "docs" / "cards"
 TABLE_BEGIN, TABLE_END = "<!-- weights: begin -->", "<!-- weights: end -->"
 HALF_PRECISION_TOLERANCE = 0.0002
@@ -197,8 +199,8 @@ def _halve(path: Path) -> None:
     os.replace(smaller, path)
 
 
-def weights_table() -> str:
-    """Returns the README's table of all shipped weights, in Markdown."""
+def weights_table(cards: str = "docs/cards") -> str:
+    """Returns the table of all shipped weights, in Markdown, for a page from which the cards lie in the given folder."""
     anchors = _anchors()
     lines = [
         "| name | parameters | test accuracy, seed 0 (95 % interval) | mean ± sd (seeds) | with views | published elsewhere | training, wall time |",
@@ -210,7 +212,7 @@ def weights_table() -> str:
         low, high = test["accuracy_interval"]
         published = "; ".join(f"[{anchor['accuracy']} %]({anchor['source']}), {anchor['what']}" for anchor in anchors[card.model, card.dataset])
         lines.append(
-            f"| [`{name}`](docs/cards/{name}.md) | {card.parameters:,} | {_percent(test['accuracy'])} ({100 * low:.2f} - {100 * high:.2f}) "
+            f"| [`{name}`]({cards}/{name}.md) | {card.parameters:,} | {_percent(test['accuracy'])} ({100 * low:.2f} - {100 * high:.2f}) "
             f"| {_spread(seeds)} | {_percent(views['accuracy']) if views else ''} "
             f"| {published} | {_duration(card.seconds)} |"
         )
@@ -237,14 +239,15 @@ def _cifar10_note() -> list[str]:
     return ["", note]
 
 
-def write_readme_table() -> None:
-    """Puts the present table between the README's two markers."""
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(TABLE_BEGIN)
-    _, _, after = rest.partition(TABLE_END)
-    if not after:
-        raise UsageError(f"{README} lacks the markers {TABLE_BEGIN} and {TABLE_END}.")
-    write_text(README, f"{before}{TABLE_BEGIN}\n{weights_table()}\n{TABLE_END}{after}")
+def write_tables() -> None:
+    """Puts the present table between the two markers of the README and of the documentation's page."""
+    for page, cards in ((README, "docs/cards"), (MODELS_PAGE, "cards")):
+        text = page.read_text(encoding="utf-8")
+        before, _, rest = text.partition(TABLE_BEGIN)
+        _, _, after = rest.partition(TABLE_END)
+        if not after:
+            raise UsageError(f"{page} lacks the markers {TABLE_BEGIN} and {TABLE_END}.")
+        write_text(page, f"{before}{TABLE_BEGIN}\n{weights_table(cards)}\n{TABLE_END}{after}")
 
 
 def card_pages() -> dict[str, str]:
@@ -385,7 +388,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in [] if arguments.cards else arguments.names or list_recipes():
             card = publish(name, arguments.seeds or (5 if name.endswith(".digits") else 3))
             print(f"{name}: {_percent(card.results['test']['accuracy'])} shipped as {card.stored_dtype}, {_spread(card.seeds)}", flush=True)
-        write_readme_table()
+        write_tables()
         write_recipe_docstrings()
         write_card_pages()
         if missing := sorted(set(list_models(pretrained=True)) - set(shipped())):

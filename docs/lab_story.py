@@ -1,0 +1,113 @@
+"""Puts what the lab measured into docs/lab.md, between the markers of each claim.
+
+    zoo lab --out docs/lab/digits
+    zoo lab --dataset mnist --out docs/lab/mnist
+    python docs/lab_story.py
+
+Nothing that the lab measured is typed by hand in the story. Figures that the page does not show are removed, and the others are made smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).with_name("lab.md")
+RESULTS = PAGE.with_suffix("")
+DATASETS = {"digits": "digits", "mnist": "MNIST"}
+MARKED = re.compile(r"(?P<begin><!-- (?P<claim>[\w-]+): begin -->)\n.*?(?P<end><!-- (?P=claim): end -->)", re.DOTALL)
+SHOWN = re.compile(r"!\[[^\]]*\]\((lab/[^)]+\.svg)\)")
+SUMMARY = "summary"
+
+
+def record(claim: str, dataset: str) -> dict[str, Any]:
+    """Returns what `zoo lab` wrote about a claim on a data set."""
+    return json.loads((RESULTS / dataset / f"{claim}.json").read_text(encoding="utf-8"))
+
+
+def verdicts(claim: str) -> str:
+    """Returns `holds on digits and on MNIST`, or the two verdicts where they differ."""
+    found = {shown: record(claim, dataset)["verdict"] for dataset, shown in DATASETS.items()}
+    if len(set(found.values())) == 1:
+        return f"{found.popitem()[1].capitalize()}, on {' and on '.join(DATASETS.values())}"
+    return ", ".join(f"{verdict} on {shown}" for shown, verdict in found.items()).capitalize().replace("mnist", "MNIST")
+
+
+def section(claim: str) -> str:
+    """Returns what stands under a claim: verdict, measurements, figure, rule and tables."""
+    lines = [f"**{verdicts(claim)}.**", ""]
+    for dataset, shown in DATASETS.items():
+        found = record(claim, dataset)
+        lines += [f"- On {shown}, {len(found['seeds'])} seeds: {' '.join(found['sentences'])}"]
+    lines += ["", f"![The claim {claim}, measured on digits](lab/digits/{claim}.svg)", "", f"The rule of the verdict: {found['rule']}"]
+    lines += ["", f"Tables: {tables_of(claim)}."]
+    return "\n".join(lines)
+
+
+def tables_of(claim: str) -> str:
+    """Returns links to a claim's tables, data set by data set."""
+    listed = []
+    for dataset, shown in DATASETS.items():
+        files = sorted((RESULTS / dataset).glob(f"{claim}-*.csv"))
+        listed.append(f"{shown}: " + ", ".join(f"[{file.stem.removeprefix(claim + '-')}](lab/{dataset}/{file.name})" for file in files))
+    return "; ".join(listed)
+
+
+def summary(claims: list[str]) -> str:
+    """Returns the table of all claims with a verdict per data set."""
+    rows = ["| the text says | " + " | ".join(f"on {shown}" for shown in DATASETS.values()) + " |", "|---" * (1 + len(DATASETS)) + "|"]
+    for claim in claims:
+        says = record(claim, "digits")["says"].removesuffix(".")
+        rows.append(f"| [{says}](#{claim}) | " + " | ".join(record(claim, dataset)["verdict"] for dataset in DATASETS) + " |")
+    return "\n".join(rows)
+
+
+def written(text: str) -> str:
+    """Returns the page with the present measurements between its markers."""
+    claims = [match["claim"] for match in MARKED.finditer(text) if match["claim"] != SUMMARY]
+
+    def put(match: re.Match[str]) -> str:
+        found = summary(claims) if match["claim"] == SUMMARY else section(match["claim"])
+        return f"{match['begin']}\n{found}\n{match['end']}"
+
+    return MARKED.sub(put, text)
+
+
+def smaller(svg: str) -> str:
+    """Returns a figure with two decimals, a short list of fonts and no indentation: to the eye the same."""
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]+", "font-family: 'DejaVu Sans', Verdana, sans-serif", svg)
+    svg = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), svg)
+    return re.sub(r"\s*\n\s*", "\n", svg)
+
+
+def tidy(text: str) -> None:
+    """Removes what `zoo lab` wrote and the page does not show, and makes the rest smaller."""
+    shown = {(PAGE.parent / figure).resolve() for figure in SHOWN.findall(text)}
+    for file in sorted(RESULTS.rglob("*")):
+        if file.suffix == ".png" or file.name == "README.md" or (file.suffix == ".svg" and file.resolve() not in shown):
+            file.unlink()
+        elif file.suffix == ".svg":
+            file.write_text(smaller(file.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def main() -> int:
+    """Writes the page anew; with `--check` only says whether it is the present one."""
+    parser = argparse.ArgumentParser(prog="python docs/lab_story.py", description="Put what the lab measured into docs/lab.md.")
+    parser.add_argument("--check", action="store_true", help="write nothing; end with status 1 where the page is stale")
+    arguments = parser.parse_args()
+    text = PAGE.read_text(encoding="utf-8")
+    present = written(text)
+    if arguments.check:
+        return int(present != text)
+    PAGE.write_text(present, encoding="utf-8")
+    tidy(present)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
