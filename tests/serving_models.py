@@ -25,6 +25,7 @@ from zoo.serving.grpc_server import start_grpc
 from zoo.serving.inference import Options
 from zoo.serving.manager import Manager, ManagerOptions
 from zoo.serving.metrics import Metrics
+from zoo.serving.playground import Playground
 from zoo.serving.repository import ModelSource, find_models
 from zoo.serving.rest import Limits, RestApplication
 from zoo.serving.server import bind
@@ -250,13 +251,14 @@ def serving(
     options: Options | None = None,
     limits: Limits | None = None,
     grpc_limits: tuple[int, int] = (8, 1000),
+    playground: bool = False,
     **rest: Any,
 ) -> Iterator[Running]:
     """Serves models over REST and gRPC, in threads of this process."""
     metrics: Metrics | None = rest.get("metrics")
     manager = Manager(sources, manager_options)
     service = Service(manager, options or Options(), metrics)
-    application = RestApplication(service, limits or Limits(body_bytes=300_000), **rest)
+    application = RestApplication(service, limits or Limits(body_bytes=300_000), playground=Playground(manager) if playground else None, **rest)
     listener = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -129,7 +129,7 @@ class Playground:
         import tensorflow as tf
 
         try:
-            card = Card.read(_card_path(servable))
+            card = _whole_card(servable)
             key = (*card.input_shape, card.light_on_dark, card.dataset)
             with self._lock:
                 if key not in self._preparations:
@@ -173,12 +173,12 @@ def _headers(suffix: str) -> Headers:
 
 def _details(servable: Servable) -> dict[str, Any]:
     """What does not change about a version: its inputs, and what its export says of it."""
-    card, inputs = _read_card(servable), _inputs(servable)
+    card, inputs = read_card(_card_path(servable)), _inputs(servable)
     answer = servable.signature(PREDICT_BYTES)
     reads_images = answer is not None and [info.type.name for info in answer.inputs.values()] == ["string"] and "probabilities" in answer.outputs
     return {
         "image": reads_images,
-        "features": reads_images and card is not None and FEATURES in inputs,
+        "features": reads_images and FEATURES in inputs and _has_whole_card(servable),
         "inputs": inputs,
         "classes": _class_names(servable, card),
         "golden": sorted(file.name.partition(".")[0] for file in (servable.path / EXTRA / GOLDEN).glob("*.request.json")),
@@ -188,7 +188,7 @@ def _details(servable: Servable) -> dict[str, Any]:
 
 def _inputs(servable: Servable) -> dict[str, dict[str, dict[str, Any]]]:
     """Signature -> input -> its type and shape; -1 for an open dimension, None where the rank is open."""
-    signatures = {name: servable.signature(name) for name in sorted(servable.signatures) if servable.signatures[name].outputs}
+    signatures = {name: servable.signature(name) for name in sorted(servable.signatures) if not name.startswith("__")}
     return {
         name: {alias: {"dtype": info.type.name, "shape": None if info.shape is None else list(info.shape)} for alias, info in found.inputs.items()}
         for name, found in signatures.items()
@@ -200,9 +200,30 @@ def _card_path(servable: Servable) -> Path:
     return servable.path / EXTRA / "card.json"
 
 
-def _read_card(servable: Servable) -> dict[str, Any] | None:
-    """The card as it lies beside the model, which need not be the zoo's; None where there is none, or none that is JSON."""
-    path = _card_path(servable)
+def _whole_card(servable: Servable) -> Card:
+    """The card as the zoo writes it.
+
+    Raises:
+        ZooError, ValueError: There is none, or another.
+    """
+    try:
+        card = Card.read(_card_path(servable))
+        if not all(isinstance(size, int) for size in card.input_shape):
+            raise ValueError(f"input_shape is {card.input_shape}")
+        return card
+    except (AttributeError, RecursionError) as error:  # what lies there may be anything
+        raise ValueError(str(error)) from None
+
+
+def _has_whole_card(servable: Servable) -> bool:
+    try:
+        return bool(_whole_card(servable))
+    except (ZooError, ValueError):
+        return False
+
+
+def read_card(path: Path) -> dict[str, Any] | None:
+    """Returns the card as it lies beside a model, which need not be the zoo's; None where there is none, or none that is JSON."""
     try:
         if path.stat().st_size > MOST_CARD_BYTES:
             return None

@@ -4,7 +4,6 @@ import { away } from "./card.js";
 import { count, element, find, percent } from "./dom.js";
 
 const number = (value) => typeof value === "number" && Number.isFinite(value);
-const size = (bytes) => (bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 const shape = (sizes) => (Array.isArray(sizes) ? sizes.join(" × ") : "");
 const time = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
 
@@ -44,7 +43,6 @@ function cardInWords(card) {
     ["Classes", Array.isArray(card.class_names) && card.class_names.join(", ")],
     ["Trained on", card.dataset],
     ["Training", training && `${training}${number(card.seconds) && card.seconds ? `; ${time(card.seconds)}` : ""}`],
-    ["Weight file", number(card.file_bytes) && card.file_bytes > 0 && `${size(card.file_bytes)}, ${card.stored_dtype}`],
     ["Licence", card.license],
   ];
   return facts(rows.filter(([, value]) => value));
@@ -57,8 +55,7 @@ export function signatureTable(found) {
   const row = ([name, { method_name: method, inputs, outputs }]) =>
     element("tr", {}, element("th", { scope: "row" }, name, element("small", {}, method.split("/").at(-1))), element("td", {}, ...tensors(inputs)), element("td", {}, ...tensors(outputs)));
   const head = element("tr", {}, ...["Signature", "Takes", "Gives"].map((name) => element("th", { scope: "col" }, name)));
-  const rows = Object.entries(found).filter(([, signature]) => Object.keys(signature.outputs ?? {}).length);
-  return element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows.sort(([a], [b]) => (a < b ? -1 : 1)).map(row)));
+  return element("table", {}, element("thead", {}, head), element("tbody", {}, ...Object.entries(found).map(row)));
 }
 
 export const dimensions = ({ tensor_shape: known }) => (!known || known.unknown_rank ? null : (known.dim ?? []).map((one) => Number(one.size)));

@@ -40,10 +40,11 @@ function parsed(text) {
   }
 }
 
-/** The signatures of a model, as the metadata have them. */
+/** The signatures of a model, as the metadata have them, sorted. */
 export async function signatures(name, choice) {
   const answer = await ask(address(name, choice, "/metadata"), undefined, 1);
-  return answer.data?.metadata?.signature_def?.signature_def ?? {};
+  const found = Object.entries(answer.data?.metadata?.signature_def?.signature_def ?? {});
+  return Object.fromEntries(found.filter(([name]) => !name.startsWith("__")).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
 const quote = (text) => (/^[\w:/.%@=+,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

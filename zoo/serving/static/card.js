@@ -56,7 +56,7 @@ export class ModelCard {
     this.model = model;
     const options = versionOptions(model);
     if (!options.some(([value]) => value === this.choice)) {
-      this.page.note(`${this.name}: ${this.choice.replace("/", " ")} is gone, asking the latest`);
+      this.page.note(`${this.name}: ${this.choice.replace("s/", " ")} is gone, asking the latest`);
       this.choice = "";
     }
     setOptions(this.version, options, this.choice);
@@ -105,6 +105,7 @@ export class ModelCard {
     this.#dirty = true;
     if (this.#busy) return;
     this.#busy = true;
+    this.root.ariaBusy = "true";
     try {
       while (this.#dirty) {
         this.#dirty = false;
@@ -115,6 +116,7 @@ export class ModelCard {
       else this.page.lost(); // asks again when the server is back
     } finally {
       this.#busy = false;
+      this.root.ariaBusy = "false";
     }
   }
 
@@ -237,14 +239,15 @@ function fromInputToOutput([one, a], [other, b]) {
 
 const figure = () => element("figure", {}, element("figcaption"), element("canvas", { role: "img" }));
 
-/** Draws a level: the input as it is, maps side by side, units as a strip. Strength is opacity; what is below 0 is gray. */
+/** Draws a level: the input as it is, maps side by side, units as a strip. Opacity is the root of the strength; below 0 is gray. */
 function draw(place, name, values) {
   const [caption, canvas] = place.children;
   const dense = !Array.isArray(values[0]);
   const maps = dense ? [[values]] : values; // units are maps of one pixel
   const [height, width, depth] = [maps.length, maps[0].length, maps[0][0].length];
   const shown = dense ? depth : Math.min(depth, MAPS);
-  setText(caption, dense ? `${name} · ${depth}` : `${name} · ${height} × ${width} × ${depth}`);
+  const sizes = dense ? [depth] : depth > 1 ? [height, width, depth] : [height, width];
+  setText(caption, `${name} · ${sizes.join(" × ")}`);
   canvas.setAttribute("aria-label", `${name}: ${shown} ${dense ? "units" : `maps of ${height} by ${width}`}`);
   place.className = dense || depth > 3 ? "maps" : "small";
   if (name === "input") {
@@ -263,7 +266,7 @@ function draw(place, name, values) {
       for (let y = 0; y < height; y += 1) {
         for (let x = 0; x < width; x += 1) {
           const value = maps[y][x][map];
-          set(left + x, top + y, ...(value < 0 ? below : above), (255 * Math.abs(value)) / strongest);
+          set(left + x, top + y, ...(value < 0 ? below : above), 255 * Math.sqrt(Math.abs(value) / strongest));
         }
       }
     }

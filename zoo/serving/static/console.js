@@ -54,7 +54,7 @@ export class Console {
       this.#asked = ""; // tried again with the next list of models
       return;
     }
-    const names = Object.keys(this.#found).filter((name) => Object.keys(this.#found[name].outputs ?? {}).length).sort();
+    const names = Object.keys(this.#found);
     const first = names.includes(DEFAULT) ? DEFAULT : names[0];
     setOptions(this.fields.signature, names.map((name) => [name, name]), first);
     this.#signature();
@@ -71,7 +71,8 @@ export class Console {
     const signature = this.#found[name];
     if (!signature) return;
     const picture = (await this.pad.encoded()) ?? { b64: WHITE };
-    this.fields.body.value = exampleBody(name, signature, this.fields.method.value, picture.b64);
+    const example = name === "classify" && this.#found.predict_bytes ? { image_bytes: { b64: picture.b64 } } : { x: 0.5 };
+    this.fields.body.value = exampleBody(name, signature, this.fields.method.value, picture.b64, example);
   }
 
   async #send() {
@@ -95,11 +96,9 @@ export class Console {
 }
 
 /** A body of zeros and empty strings that the signature takes. */
-export function exampleBody(name, { inputs = {} }, method, b64) {
+function exampleBody(name, { inputs = {} }, method, b64, example) {
   const named = name === DEFAULT ? {} : { signature_name: name };
-  if (method !== "predict") {
-    return laidOut({ ...named, examples: [name === "classify" ? { image_bytes: { b64 } } : { x: 0 }] });
-  }
+  if (method !== "predict") return laidOut({ ...named, examples: [example] });
   const aliases = Object.keys(inputs).sort();
   const rows = aliases.every((alias) => dimensions(inputs[alias])?.length && dimensions(inputs[alias])[0] < 0);
   const values = aliases.map((alias) => [alias, zeros(inputs[alias], rows, alias.endsWith("_bytes") ? { b64 } : "")]);
@@ -115,7 +114,7 @@ function zeros(info, row, text) {
 }
 
 /** JSON in lines: what is short stays on one. */
-export function laidOut(data, indent = "") {
+function laidOut(data, indent = "") {
   const flat = JSON.stringify(data);
   if (flat.length + indent.length <= 100 || data === null || typeof data !== "object") return flat;
   const inner = `${indent} `;

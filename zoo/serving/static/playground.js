@@ -51,6 +51,7 @@ function drawingChanged(anew) {
     if (anew) card.blank();
     card.refresh();
   }
+  queue(summarize);
 }
 
 // --- what is served ---
