@@ -76,6 +76,26 @@ def test_two_writers_of_one_file_do_not_share_a_temporary(tmp_path: Path) -> Non
     assert names(tmp_path) == {"file"}
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_another_writer_was_faster_with_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise PermissionError("no links here")
+
+        monkeypatch.setattr(os, "link", refuse)
+    target = tmp_path / "file"
+    with atomic_file(target, replace=False) as temporary:
+        temporary.write_text("second")
+        target.write_text("first")
+    assert target.read_text() == "first"
+    assert names(tmp_path) == {"file"}
+    with atomic_file(tmp_path / "other", replace=False) as temporary:
+        temporary.write_text("alone")
+    assert (tmp_path / "other").read_text() == "alone"
+    assert names(tmp_path) == {"file", "other"}
+
+
 def test_a_directory_appears_when_the_block_ends_and_not_before(tmp_path: Path) -> None:
     target = tmp_path / "cnn" / "1"
     with atomic_directory(target) as temporary:

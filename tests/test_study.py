@@ -26,6 +26,7 @@ from scripted_search import OPTIMIZERS, RECIPE, ScriptedEngine, scripted
 
 import tuning
 import zoo
+from tuning import storage
 from tuning.history import read_history
 from tuning.result import TABLE
 from tuning.study import BEST_RECIPE, Status, ZooSubject, resume, search
@@ -425,6 +426,22 @@ def test_two_searches_share_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(set(configurations(both))) == 12
     with pytest.raises(UsageError, match="keeps its study in"):
         scripted(tmp_path / "one", monkeypatch.setattr, trials=12, storage="sqlite:///elsewhere.db")
+
+
+def test_a_database_that_another_search_has_just_created_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    real, others = storage.RDBStorage, []
+
+    def slow(*arguments: Any, **settings: Any) -> Any:
+        if not others:  # while the first search prepares its file, another one begins and ends
+            others.append(url)
+            optuna.create_study(storage=url, study_name="other")
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(storage, "RDBStorage", slow)
+    storage.open_storage(url).engine.dispose()
+    assert others
+    assert optuna.get_all_study_names(url) == ["other"]
 
 
 def test_foreign_and_damaged_storages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

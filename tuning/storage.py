@@ -319,7 +319,8 @@ def _prepare_file(url: str) -> None:
     if not path or path == ":memory:":
         return
     if not os.path.exists(path) or not os.path.getsize(path):
-        with atomic_file(path) as temporary:
+        # Another search may create the same file at the same time: the first one's stays, trials and all.
+        with atomic_file(path, replace=os.path.exists(path)) as temporary:
             RDBStorage(f"sqlite:///{temporary.resolve()}").engine.dispose()
         return
     engine = sqlalchemy.create_engine(url, connect_args={"timeout": LOCK_SECONDS})

@@ -16,12 +16,16 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_file(path: str | os.PathLike[str], *, replace: bool = True) -> Iterator[Path]:
     """Yields a temporary sibling of `path` to write to, and renames it to `path` when the block ends.
 
     A reader sees the old file or the new one, never a part. The temporary keeps the suffixes of `path`, because
     writers such as `keras.Model.save_weights` choose their format by them. If the block raises, `path` is
     left as it was and the temporary is removed.
+
+    Args:
+        path: The file.
+        replace: Whether it takes the place of a file that is there when the block ends; without, that file stays.
 
     Example:
         >>> with atomic_file("/tmp/zoo_example.txt") as temporary:
@@ -35,10 +39,22 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary)
-        temporary.replace(target)
+        if replace or not _linked(temporary, target):
+            temporary.replace(target)
         _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _linked(temporary: Path, target: Path) -> bool:
+    """Gives a file a second name unless that is taken; False where the file system has no such links."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return True
+    except OSError:
+        return target.exists()
+    return True
 
 
 @contextlib.contextmanager
