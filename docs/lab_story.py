@@ -22,6 +22,7 @@ DATASETS = {"digits": "digits", "mnist": "MNIST"}
 MARKED = re.compile(r"(?P<begin><!-- (?P<claim>[\w-]+): begin -->)\n.*?(?P<end><!-- (?P=claim): end -->)", re.DOTALL)
 SHOWN = re.compile(r"!\[[^\]]*\]\((lab/[^)]+\.svg)\)")
 SUMMARY = "summary"
+FIGURES = {"batchnorm": "mnist"}  # which data set's figure is shown; that of digits for the others
 
 
 def record(claim: str, dataset: str) -> dict[str, Any]:
@@ -43,7 +44,8 @@ def section(claim: str) -> str:
     for dataset, shown in DATASETS.items():
         found = record(claim, dataset)
         lines += [f"- On {shown}, {len(found['seeds'])} seeds: {' '.join(found['sentences'])}"]
-    lines += ["", f"![The claim {claim}, measured on digits](lab/digits/{claim}.svg)", "", f"The rule of the verdict: {found['rule']}"]
+    figure = FIGURES.get(claim, "digits")
+    lines += ["", f"![The claim {claim}, measured on {DATASETS[figure]}](lab/{figure}/{claim}.svg)", "", f"The rule of the verdict: {found['rule']}"]
     lines += ["", f"Tables: {tables_of(claim)}."]
     return "\n".join(lines)
 

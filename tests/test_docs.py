@@ -6,6 +6,7 @@ import contextlib
 import html.parser
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -95,9 +96,13 @@ def broken_links(path: Path) -> list[str]:
         target = urllib.parse.urlsplit(link["target"])
         if target.scheme:
             continue
-        file = (path.parent / urllib.parse.unquote(target.path)).resolve() if target.path else path
-        inside = file.is_file() and file.is_relative_to(ROOT)
-        if not inside or (target.fragment and file.suffix == ".md" and target.fragment not in anchors(file)):
+        file = (path.parent / urllib.parse.unquote(target.path)).resolve()
+        if not target.path:
+            file = path
+        elif not (file.is_file() and file.is_relative_to(ROOT)):
+            broken.append(link["target"])
+            continue
+        if target.fragment and file.suffix == ".md" and target.fragment not in anchors(file):
             broken.append(link["target"])
     return broken
 
@@ -167,34 +172,25 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     assert not [f"{path.relative_to(site)}: {match[0]}" for path in site.rglob("*.html") for match in foreign.finditer(path.read_text("utf-8"))]
 
 
-@pytest.mark.parametrize(
-    ("page", "message"),
-    [
-        ("[gone](gone.md)", "cross-reference target not found: 'gone.md'"),
-        ("[gone](index.md#gone)", "gone"),
-        ("```{eval-rst}\n.. autofunction:: zoo.gone\n```", "zoo.gone"),
-        ("```{eval-rst}\n:py:class:`zoo.Gone`\n```", "reference target not found: zoo.Gone"),
-    ],
-)
-def test_a_warning_fails_the_build(page: str, message: str, tmp_path: Path) -> None:
+WRONG = {
+    "[gone](gone.md)": "cross-reference target not found: 'gone.md'",
+    "[gone](index.md#gone)": "'gone'",
+    "![gone](gone.svg)": "gone.svg",
+    "```{eval-rst}\n.. autofunction:: zoo.gone\n```": "failed to import 'gone' from module 'zoo'",
+    "```{eval-rst}\n:py:class:`zoo.Gone`\n```": "reference target not found: zoo.Gone",
+}
+
+
+def test_warnings_fail_the_build(tmp_path: Path) -> None:
     source = tmp_path / "docs"
     source.mkdir()
     (source / "conf.py").write_text((DOCS / "conf.py").read_text(encoding="utf-8"))
-    (source / "index.md").write_text(f"# A page\n\n{page}\n")
+    (source / "index.md").write_text("\n\n".join(["# A page", *WRONG]) + "\n")
+    (source / "orphan.md").write_text("# A page in no table of contents\n")
     outcome = build(source, tmp_path / "site")
     assert outcome.returncode == 1
-    assert message in outcome.stderr
-
-
-def test_a_page_in_no_table_of_contents_fails_the_build(tmp_path: Path) -> None:
-    source = tmp_path / "docs"
-    source.mkdir()
-    (source / "conf.py").write_text((DOCS / "conf.py").read_text(encoding="utf-8"))
-    (source / "index.md").write_text("# A page\n")
-    (source / "orphan.md").write_text("# Another\n")
-    outcome = build(source, tmp_path / "site")
-    assert outcome.returncode == 1
-    assert "document isn't included in any toctree" in outcome.stderr
+    for message in (*WRONG.values(), "document isn't included in any toctree"):
+        assert message in outcome.stderr
 
 
 # What has to stand in it.
@@ -228,3 +224,29 @@ def test_the_reference_has_every_subcommand_with_its_flags(site: Path) -> None:
 def test_light_and_dark(site: Path) -> None:
     page = (site / "index.html").read_text(encoding="utf-8")
     assert 'aria-label="Toggle Light / Dark / Auto color theme"' in page or "theme-toggle" in page
+
+
+def test_the_labs_story_has_the_present_measurements() -> None:
+    story = [sys.executable, str(DOCS / "lab_story.py"), "--check"]
+    assert subprocess.run(story).returncode == 0, "python docs/lab_story.py writes it anew"
+
+
+def test_a_stale_story_is_noticed(tmp_path: Path) -> None:
+    shutil.copytree(DOCS / "lab", tmp_path / "lab")
+    for file in ("lab.md", "lab_story.py"):
+        shutil.copy(DOCS / file, tmp_path / file)
+    record = tmp_path / "lab" / "digits" / "relu.json"
+    record.write_text(record.read_text(encoding="utf-8").replace('"verdict": "wrong"', '"verdict": "holds"'))
+    check = [sys.executable, str(tmp_path / "lab_story.py"), "--check"]
+    assert subprocess.run(check).returncode == 1
+    subprocess.run(check[:-1], check=True)
+    assert subprocess.run(check).returncode == 0
+    assert "**Holds on digits, wrong on MNIST.**" in (tmp_path / "lab.md").read_text(encoding="utf-8")
+
+
+def test_the_labs_story_has_every_claim_of_the_lab() -> None:
+    text = (DOCS / "lab.md").read_text(encoding="utf-8")
+    for claim in zoo.lab.list_claims():
+        assert f"<!-- {claim}: begin -->\n**" in text
+        for dataset in ("digits", "mnist"):
+            assert (DOCS / "lab" / dataset / f"{claim}.json").is_file()
