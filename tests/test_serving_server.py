@@ -49,6 +49,8 @@ def test_it_serves_announces_drains_and_stops() -> None:
         assert shown is not None
         answered = subprocess.run(["bash", "-c", shown[1]], capture_output=True, text=True, timeout=60)
         assert "error" not in json.loads(answered.stdout), "the line that it prints works"
+        assert f"\npage: {server.url}/\n" in said
+        assert "<title>neuron-zoo playground</title>" in requests.get(f"{server.url}/", timeout=60).text
 
         answers: dict[str, Any] = {}
 
@@ -81,7 +83,12 @@ def test_tf_servings_flags_in_a_process(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     flags = ["--port=any", "--rest_api_port=any", "--model_name=m", f"--model_base_path={tmp_path}/model", "--file_system_poll_wait_seconds=0.1"]
     flags += [f"--monitoring_config_file={monitoring}", "--enable_batching", f"--batching_parameters_file={batching}"]
-    flags += [f"--grpc_socket_path={tmp_path}/socket", "--enable_serialization_as_tensor_content=true", "--rest_api_enable_cors_support"]
+    flags += [
+        f"--grpc_socket_path={tmp_path}/socket",
+        "--enable_serialization_as_tensor_content=true",
+        "--rest_api_enable_cors_support",
+        "--no-playground",
+    ]
     command_line = [sys.executable, "-u", "-m", "zoo.cli", "serve", *flags]
     with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
@@ -94,6 +101,9 @@ def test_tf_servings_flags_in_a_process(tmp_path: Path) -> None:
                 if line.startswith("listening on "):
                     break
             url = re.findall(r"http://\S+", lines[-1])[0]
+            assert not any(line.startswith("page: ") for line in lines)
+            outside = requests.get(url, timeout=60)
+            assert (outside.status_code, outside.json()) == (404, {"error": "Not Found"})
             answer = post(url, "/v1/models/m/versions/7:predict", {"instances": [1.0]})
             assert (answer.json(), answer.headers["access-control-allow-origin"]) == ({"predictions": [2.5]}, "*")
             assert "Task size 5 is larger" in post(url, "/v1/models/m:predict", {"instances": [1.0] * 5}).json()["error"]
@@ -144,6 +154,8 @@ def test_defaults(options: Any, tmp_path: Path) -> None:
     assert (manager.warmup, manager.labels_for_unavailable, manager.session.tags) == (True, False, ("serve",))
     assert [(source.name, source.base_path) for source in seen["sources"]] == [("default", tmp_path)]
     assert seen["wait"]
+    assert given.playground
+    assert not options(f"--model_base_path={tmp_path}", "--no-playground")["options"].playground
 
 
 def test_every_flag_arrives(options: Any, tmp_path: Path) -> None:
@@ -275,7 +287,10 @@ def test_the_real_server_gets_the_same_arguments(tmp_path: Path) -> None:
             ["--engine", "tensorflow_model_server", "--port=8500", "--model_name=m", "--model_base_path=/srv/m", "--enable_batching", "--anything=1"],
             "--port=8500 --model_name=m --model_base_path=/srv/m --enable_batching --anything=1 --rest_api_port=8501",
         ),
-        ([str(repository()), "--engine=tensorflow_model_server", "--rest_api_port=9000"], r"--rest_api_port=9000 --model_config_file=\S+"),
+        (
+            ["--no-playground", str(repository()), "--engine=tensorflow_model_server", "--rest_api_port=9000"],
+            r"--rest_api_port=9000 --model_config_file=\S+",
+        ),
     ]:
         command_line = [sys.executable, "-m", "zoo.cli", "serve", *arguments]
         with subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True, env=environment) as process:
