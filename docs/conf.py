@@ -52,6 +52,8 @@ maximum_signature_line_length = 100
 
 html_theme = "furo"
 html_title = "neuron-zoo"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}

@@ -183,7 +183,8 @@ WRONG = {
 
 def test_warnings_fail_the_build(tmp_path: Path) -> None:
     source = tmp_path / "docs"
-    source.mkdir()
+    (source / "_static").mkdir(parents=True)
+    (source / "_static" / "wide.css").touch()
     (source / "conf.py").write_text((DOCS / "conf.py").read_text(encoding="utf-8"))
     (source / "index.md").write_text("\n\n".join(["# A page", *WRONG]) + "\n")
     (source / "orphan.md").write_text("# A page in no table of contents\n")
