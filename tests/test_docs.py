@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import html.parser
 import os
@@ -10,13 +11,13 @@ import shutil
 import subprocess
 import sys
 import urllib.parse
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from page_blocks import ROOT, Block, Page, opened, parameters
-from sphinx.util.inventory import InventoryFile
 
 import tuning
 import zoo
@@ -206,9 +207,8 @@ PUBLIC = [
 
 
 def test_the_reference_has_every_public_name(site: Path) -> None:
-    with (site / "objects.inv").open("rb") as file:
-        inventory = InventoryFile.load(file, "", lambda base, location: location)
-    documented = {entry for kind, entries in inventory.data.items() if kind.startswith("py:") for entry in entries}
+    _, _, entries = (site / "objects.inv").read_bytes().partition(b"zlib.\n")
+    documented = {line.split()[0] for line in zlib.decompress(entries).decode().splitlines() if " py:" in line}
     assert not [public for public in PUBLIC if public not in documented and f"zoo.errors.{public.rpartition('.')[2]}" not in documented]
 
 
@@ -219,7 +219,7 @@ def test_the_reference_has_every_subcommand_with_its_flags(site: Path) -> None:
     for command, parser in commands.items():
         assert f'id="zoo-{command}"' in text
         for action in parser._actions:
-            assert all(flag in text for flag in action.option_strings)
+            assert action.help == argparse.SUPPRESS or all(flag in text for flag in action.option_strings)
 
 
 def test_light_and_dark(site: Path) -> None:
