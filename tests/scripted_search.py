@@ -1,21 +1,29 @@
 """A search whose trials follow a script instead of training: quick, exact, and able to be killed. Run as a program, it searches.
 
-python scripted_search.py DIRECTORY TRIALS SCHEDULER SAMPLER SECONDS_PER_EPOCH
+python scripted_search.py DIRECTORY JSON
+
+where the JSON holds arguments of `scripted`.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy
 
+import tuning.study
 from tuning.result import SearchResult
-from tuning.segments import OUT_OF_TIME, OnEpoch, Segment, Snapshot
+from tuning.segments import OUT_OF_TIME, OnEpoch, Row, Segment, Snapshot
+from tuning.settings import Settings
 from tuning.study import ZooSubject, search
 from zoo.specs import Recipe
 
@@ -60,5 +68,67 @@ def scripted(directory: Path, patch: Callable[[Any, str, Any], None] = setattr, 
     return search(RECIPE, **{"optimizers": OPTIMIZERS, "study": "optimizers", "directory": directory, **arguments})
 
 
+# --- on several workers -----------------------------------------------------------------------------------------------
+
+
+class FatalEngine(ScriptedEngine):
+    """Writes down who trains what, and kills its own process in an epoch of a trial.
+
+    The trial is known by its place in the script: the first one that any worker takes beyond `epoch`. `times` are the deaths.
+    """
+
+    def __init__(self, log: Path, epoch: int = 0, times: int = 0, seconds: float = 0.0) -> None:
+        super().__init__(seconds)
+        self.log, self.epoch, self.times = log, epoch, times
+        self.note("started")
+
+    def note(self, what: str, *more: object) -> None:
+        with self.log.open("a") as file:
+            file.write(json.dumps([what, os.getpid(), *more]) + "\n")
+
+    def run(
+        self, recipe: Recipe, until: int, snapshot: Snapshot | None = None, on_epoch: OnEpoch | None = None, deadline: float = math.inf
+    ) -> Segment:
+        self.note("trains", recipe.learning_rate, snapshot.epoch if snapshot else 0, until, os.environ["TF_NUM_INTRAOP_THREADS"])
+
+        def watch(row: Row) -> bool:
+            ends = on_epoch is not None and on_epoch(row)
+            if row["epoch"] == self.epoch and len(read_log(self.log, "dies")) < self.times and self._mine(recipe):
+                self.note("dies", recipe.learning_rate)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return ends
+
+        return super().run(recipe, until, snapshot, watch, deadline)
+
+    def _mine(self, recipe: Recipe) -> bool:
+        died = read_log(self.log, "dies")
+        return not died or died[0][2] == recipe.learning_rate
+
+
+class FatalSubject(ZooSubject):
+    """Gives each worker a `FatalEngine`."""
+
+    def __init__(self, settings: Settings, data_dir: str | Path | None, **options: Any) -> None:
+        super().__init__(settings, data_dir)
+        self.options, self.validation = options, 144
+
+    def engine(self, kind: str) -> FatalEngine:  # type: ignore[override]
+        return FatalEngine(**self.options)
+
+
+def fatal(
+    directory: Path, log: Path, patch: Callable[[Any, str, Any], None] = setattr, *, epoch: int = 0, times: int = 0, seconds: float = 0.0, **more: Any
+) -> SearchResult:
+    """Runs a search on workers of which one kills itself; see `FatalEngine`."""
+    patch(tuning.study, "ZooSubject", partial(FatalSubject, log=log, epoch=epoch, times=times, seconds=seconds))
+    return search(RECIPE, **{"optimizers": ["sgd"], "study": "optimizers", "directory": directory, "workers": 2, "tensorboard": False, **more})
+
+
+def read_log(log: Path, what: str) -> list[list[Any]]:
+    """Returns the lines of a log that begin with a word."""
+    lines = log.read_text().splitlines() if log.is_file() else []
+    return [line for line in map(json.loads, lines) if line[0] == what]
+
+
 if __name__ == "__main__":
-    scripted(Path(sys.argv[1]), trials=int(sys.argv[2]), scheduler=sys.argv[3], sampler=sys.argv[4], seconds=float(sys.argv[5]))
+    fatal(Path(sys.argv[1]), Path(sys.argv[1]).with_suffix(".log"), **json.loads(sys.argv[2]))

@@ -15,6 +15,7 @@ class Entry:
     number: int
     curve: dict[int, float] = field(default_factory=dict)
     paused: bool = True
+    active: bool = False
 
 
 def at(rung: int, *figures: float, first: int = 0) -> list[Entry]:

@@ -24,6 +24,7 @@ EXAMPLES = """  zoo tune relu_mlp --dataset digits --budget 60s
   zoo tune cnn --dataset path/to/folder --study architecture --budget 10m --out search
   zoo tune --resume search --budget 10m              goes on, after an interruption too
   zoo tune relu_mlp --dataset digits --range adam.learning_rate=1e-5..0.1 --trials 50
+  zoo tune cnn --dataset fashion_mnist --budget 10m --workers 4
   zoo tune relu_mlp --dataset digits --trials 200 --storage postgresql://user@host/studies
   zoo train search/best_recipe.json                  trains the winner"""
 DEFAULT_BUDGET = 60.0
@@ -51,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--reduction", type=int, help="one in so many trials goes on (default: 3)")
     search.add_argument("--no-priors", action="store_true", help="do not begin with configurations that earlier searches found good")
     search.add_argument("--engine", choices=("compiled", "plain"), default="compiled", help="plain: stock Keras, the reference (default: compiled)")
+    search.add_argument("--workers", type=int, default=1, metavar="N", help="processes that train, each on its share of the cores (default: 1)")
     trial = parser.add_argument_group("each trial")
     trial.add_argument("--epochs", type=int, help="epochs of a whole trial (default: 9)")
     trial.add_argument("--batch-size", type=int, help="images per step (default: 128)")
@@ -80,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     common: dict[str, Any] = {
         "trials": arguments.trials,
         "engine": arguments.engine,
+        "workers": arguments.workers,
         "checkpoints": arguments.checkpoints,
         "data_dir": arguments.data_dir,
     }

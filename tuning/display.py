@@ -63,19 +63,19 @@ class Display:
             table.add_column(column, justify="left" if column in ("state", "configuration") else "right", no_wrap=True)
         ranking = sorted((record for record in status.records if _figure(record) is not None), key=lambda record: -(_figure(record) or 0))
         shown = ranking[:ROWS]
-        if status.current is not None and status.current not in shown:
-            shown.append(status.current)
+        under_way = running(status)
+        shown += [record for record in under_way[:ROWS] if record not in shown]
         for record in shown:
-            running = record is status.current
+            trains = record in under_way
             figure = _figure(record)
             table.add_row(
                 str(record.number),
                 "" if figure is None else f"{100 * figure:.2f} %",
                 f"{record.epochs}/{self.epochs}",
-                "running" if running else state(record),
+                "running" if trains else state(record),
                 f"{record.seconds:.1f}",
                 shortened(configuration(record.config), self.screen.width - FIXED),
-                style="bold cyan" if running else "",
+                style="bold cyan" if trains else "",
             )
         return Group(Text(self.title, style="bold"), Text(headline(status)), Text(counts(status), style="dim"), table)
 
@@ -95,8 +95,14 @@ def headline(status: Status) -> str:
 
 def counts(status: Status) -> str:
     """`1 running, 20 paused, 3 completed, 1 diverged`."""
-    found = Counter("running" if record is status.current else state(record) for record in status.records)
+    under_way = {record.number for record in running(status)}
+    found = Counter("running" if record.number in under_way else state(record) for record in status.records)
     return ", ".join(f"{found[name]} {name}" for name in ("running", "paused", "completed", "pruned", "diverged", "failed", "stopped") if found[name])
+
+
+def running(status: Status) -> list[Record]:
+    """Returns the trials that are being trained."""
+    return list(status.running) or ([] if status.current is None else [status.current])
 
 
 def line(status: Status, record: Record, epochs: int) -> str:

@@ -54,6 +54,7 @@ class Observation:
         infeasible: It can have no figure.
         pause: The epoch at which it is first looked at; 0 for its last.
         given: It was not proposed, but stood at the beginning.
+        running: It has not come to its pause yet.
     """
 
     values: Mapping[str, Any]
@@ -61,6 +62,7 @@ class Observation:
     infeasible: bool = False
     pause: int = 0
     given: bool = False
+    running: bool = False
 
 
 def estimates(observations: Sequence[Observation], maximize: bool = True) -> list[float]:
@@ -92,7 +94,14 @@ def estimates(observations: Sequence[Observation], maximize: bool = True) -> lis
 
 
 def propose(
-    space: Sequence[HyperParameter], observations: Sequence[Observation], sampler: str, seed: int, number: int, *, maximize: bool = True
+    space: Sequence[HyperParameter],
+    observations: Sequence[Observation],
+    sampler: str,
+    seed: int,
+    number: int,
+    *,
+    maximize: bool = True,
+    parallel: bool = False,
 ) -> Values | None:
     """Returns the configuration of trial `number`, or None where every attempt gave one that was tried already.
 
@@ -103,12 +112,13 @@ def propose(
         seed: Of the study.
         number: Of the trial; another number draws anew.
         maximize: Whether a higher figure is better.
+        parallel: Whether others may be under way, of which TPE then thinks ill until it knows better, so as to try something else.
     """
     tried = {_key(entry.values) for entry in observations}
     figures = estimates(observations, maximize)
     for name in (sampler, "random"):
         for attempt in range(ATTEMPTS):
-            values = _draw(space, observations, figures, name, derive_seed(seed, number, attempt), maximize)
+            values = _draw(space, observations, figures, name, derive_seed(seed, number, attempt), maximize, parallel)
             if _key(values) not in tried:
                 return values
     return None
@@ -119,8 +129,13 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:4], "big") % (2**31 - 1) + 1
 
 
-def create_sampler(name: str, seed: int) -> BaseSampler:
+def create_sampler(name: str, seed: int, parallel: bool = False) -> BaseSampler:
     """Creates one of Optuna's samplers.
+
+    Args:
+        name: One of `SAMPLERS`.
+        seed: Of its random numbers.
+        parallel: See `propose`.
 
     Raises:
         UnknownNameError: No such sampler.
@@ -131,7 +146,7 @@ def create_sampler(name: str, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
-            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True, constant_liar=False)
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True, constant_liar=parallel)
         if name == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         if name == "gp":
@@ -174,14 +189,20 @@ def _scopes(space: Sequence[HyperParameter]) -> Iterator[tuple[Any, list[HyperPa
 
 
 def _draw(
-    space: Sequence[HyperParameter], observations: Sequence[Observation], figures: Sequence[float], sampler: str, seed: int, maximize: bool
+    space: Sequence[HyperParameter],
+    observations: Sequence[Observation],
+    figures: Sequence[float],
+    sampler: str,
+    seed: int,
+    maximize: bool,
+    parallel: bool,
 ) -> Values:
     values: Values = {}
     for index, (conditions, scope) in enumerate(_scopes(space)):
         if not all(condition.name in values and values[condition.name] in condition.values for condition in conditions):
             continue
         seen = [(point, figure) for entry, figure in zip(observations, figures, strict=True) if (point := _encode(scope, entry.values)) is not None]
-        point = _sample(scope, seen, sampler, derive_seed(seed, index), maximize)
+        point = _sample(scope, seen, sampler, derive_seed(seed, index), maximize, parallel)
         values |= {hyperparameter.name: _decode(hyperparameter, point) for hyperparameter in scope}
     return {hyperparameter.name: values[hyperparameter.name] for hyperparameter in space if hyperparameter.name in values}
 
@@ -218,11 +239,11 @@ def _decode(hyperparameter: HyperParameter, point: Mapping[str, Any]) -> Any:
     return hyperparameter.value if hasattr(hyperparameter, "value") else list(hyperparameter.values)[point[hyperparameter.name]]
 
 
-def _sample(scope: Sequence[HyperParameter], seen: Seen, name: str, seed: int, maximize: bool) -> dict[str, Any]:
+def _sample(scope: Sequence[HyperParameter], seen: Seen, name: str, seed: int, maximize: bool, parallel: bool) -> dict[str, Any]:
     distributions = {entry.name: kind for entry in scope if (kind := _unit(entry)) is not None}
     if not distributions:
         return {}
-    sampler = create_sampler(name, seed if name not in REPLAYED else derive_seed(name))
+    sampler = create_sampler(name, seed if name not in REPLAYED else derive_seed(name), parallel)
     direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
     if name in REPLAYED:
         return _replay(sampler, distributions, seen, direction, seed)
@@ -419,6 +440,7 @@ class Proposer:
         space: What to search.
         seed: Of the study.
         epochs: Of a whole trial.
+        parallel: Whether several trials may be under way at once.
 
     Raises:
         UnknownNameError: No such sampler.
@@ -426,8 +448,8 @@ class Proposer:
         UsageError: The oracle has another objective.
     """
 
-    def __init__(self, oracle: str | keras_tuner.Oracle, space: keras_tuner.HyperParameters, seed: int, epochs: int) -> None:
-        self.space, self.seed = space, seed
+    def __init__(self, oracle: str | keras_tuner.Oracle, space: keras_tuner.HyperParameters, seed: int, epochs: int, parallel: bool = False) -> None:
+        self.space, self.seed, self.parallel = space, seed, parallel
         self.sampler = oracle if isinstance(oracle, str) and oracle not in KERASTUNER else ""
         if self.sampler:
             create_sampler(self.sampler, 1)
@@ -439,7 +461,8 @@ class Proposer:
         self.oracle.verbose = 0
         self.oracle.max_consecutive_failed_trials = 10**9
         self.oracle.save = self.oracle._save_trial = lambda *arguments: None  # the study's storage is the record
-        self.told, self.pending = 0, None  # type: int, keras_tuner.engine.trial.Trial | None
+        self.asked: dict[int, keras_tuner.engine.trial.Trial] = {}  # the oracle's trials that it was told nothing of yet
+        self.told: set[int] = set()
 
     def propose(self, observations: Sequence[Observation], number: int) -> Values | None:
         """Returns the configuration of trial `number`, or None where the space is exhausted.
@@ -451,17 +474,25 @@ class Proposer:
         if self.sampler:
             return propose(self.space.space, observations, self.sampler, self.seed, number)
         others = [entry for entry in observations if entry.given] if isinstance(self.oracle, keras_tuner.oracles.GridSearchOracle) else []
-        for entry in observations[self.told :]:
-            self.told += 1
-            if entry not in others:
-                self._tell(self.pending or self._ask(others), entry)
-                self.pending = None
-        trial = self.pending = self._ask(others)
-        return dict(trial.hyperparameters.values) if trial.status == "RUNNING" else None
+        for index, entry in enumerate(observations):
+            if index in self.told or entry in others:
+                continue
+            trial = self.asked.get(index) or self._ask(index, others)
+            if entry.running:
+                self.asked[index] = trial
+                continue
+            self.asked.pop(index, None)
+            self.told.add(index)
+            self._tell(trial, entry)
+        trial = self._ask(number, others)
+        if trial.status != "RUNNING":  # nothing more, or not before others have ended
+            return None
+        self.asked[number] = trial
+        return dict(trial.hyperparameters.values)
 
-    def _ask(self, tried: Sequence[Observation]) -> keras_tuner.engine.trial.Trial:
+    def _ask(self, number: int, tried: Sequence[Observation]) -> keras_tuner.engine.trial.Trial:
         while True:
-            trial = self.oracle.create_trial("study")
+            trial = self.oracle.create_trial(f"trial {number}")  # one of its tuners has one trial at a time
             known = next((entry for entry in tried if entry.values == trial.hyperparameters.values), None)
             if trial.status != "RUNNING" or known is None:
                 return trial

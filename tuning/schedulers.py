@@ -27,6 +27,8 @@ class Contestant(Protocol):
     def curve(self) -> Mapping[int, float]: ...
     @property
     def paused(self) -> bool: ...
+    @property
+    def active(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,9 @@ class Hyperband(Asha):
             groups.setdefault((cycle, index), []).append(trial)
         for (_, index), group in groups.items():
             size, ladder = self.brackets()[index]
-            if (len(group) < size and not closing) or any(trial.curve and not trial.paused and max(trial.curve) < ladder[0] for trial in group):
+            if (len(group) < size and not closing) or any(trial.active for trial in group):
+                continue
+            if any(trial.curve and not trial.paused and max(trial.curve) < ladder[0] for trial in group):  # another process's
                 continue
             for rung, following in itertools.pairwise(ladder):
                 if (number := promotable(group, rung, self.reduction, True)) is not None:

@@ -56,6 +56,7 @@ class Record:
         validation_seconds: Evaluating.
         plain: Why it was trained by plain Keras; empty where it was not.
         mine: Whether this process's search may go on with it.
+        busy: Whether it is being trained, or about to be.
     """
 
     number: int
@@ -73,6 +74,7 @@ class Record:
     validation_seconds: float = 0.0
     plain: str = ""
     mine: bool = True
+    busy: bool = False
 
     @property
     def epochs(self) -> int:
@@ -82,12 +84,12 @@ class Record:
     @property
     def paused(self) -> bool:
         """Whether it has come to the epoch it was to train to, and is not at its end."""
-        return self.mine and self.state == "running" and self.epochs >= self.until
+        return self.mine and self.state == "running" and self.epochs >= self.until and not self.busy
 
     @property
-    def in_flight(self) -> bool:
-        """Whether it is on its way to that epoch."""
-        return self.mine and self.state == "running" and self.epochs < self.until
+    def active(self) -> bool:
+        """Whether it is on its way to that epoch, or will be before anything is decided about it."""
+        return self.mine and self.state == "running" and not self.paused
 
 
 _PROGRESS = ("pause", "until", "worker", "source", "state", "message", "seconds", "build_seconds", "step_seconds", "validation_seconds", "plain")

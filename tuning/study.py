@@ -1,17 +1,21 @@
 """A search: trials of configurations under a budget, watched, recorded, and resumed without a loss.
 
-The loop is a function of the record: it takes up the trial that was under way, else lets the scheduler promote one that
+The loop is a function of the record: it takes up a trial that was under way, else lets the scheduler promote one that
 waits, else asks the sampler for a new configuration. So a process that was killed anywhere goes on, when it is started
 again, as if it had not been.
+
+This process alone decides and writes; an executor trains. With several workers the order in which trials end is chance, and
+so is which configurations are proposed later; what a configuration gives is not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import gc
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import keras_tuner
 
+from tuning.executors import Executor, InProcess, Job, Outcome
 from tuning.history import History
 from tuning.hparams import write_trial
 from tuning.hypermodel import discover_space
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
 
 BEST_RECIPE, CHECKPOINTS = "best_recipe.json", "checkpoints"
 ENGINES = ("compiled", "plain")
+DEATHS = 3  # of its workers, before a trial counts as failed
+OVERTIME = 10.0  # seconds after the budget's end until workers that have not come to a stop are ended
 MEMORY = 256 * 2**20  # bytes of paused trials' snapshots that are kept; a trial whose snapshot is gone is trained again up to its pause
 Arrays = tuple["numpy.ndarray", "numpy.ndarray"]
 HyperModel: TypeAlias = keras_tuner.HyperModel | Callable[[keras_tuner.HyperParameters], "keras.Model"]
@@ -57,9 +64,10 @@ class Status:
         seconds: Since the search began.
         budget: Seconds it may take; infinite for no limit.
         total: Trials it may take; None for no limit.
-        step_seconds: Of the seconds, those inside training steps.
-        current: The trial that is being trained; None between trials.
+        step_seconds: Of the seconds, those inside training steps; the mean of the workers where there are several.
+        current: The trial that is being trained, or that has just come to the end of an epoch; None between trials.
         ended: The trial whose stretch has just ended; None otherwise.
+        running: All trials that are being trained.
     """
 
     records: Sequence[Record]
@@ -69,6 +77,7 @@ class Status:
     step_seconds: float
     current: Record | None
     ended: Record | None
+    running: Sequence[Record] = ()
 
 
 Watch = Callable[[Status], None]
@@ -165,6 +174,7 @@ def search(
     batch_size: int = 128,
     seed: int = 0,
     engine: str = "compiled",
+    workers: int = 1,
     checkpoints: bool = False,
     directory: str | Path | None = None,
     storage: str | None = None,
@@ -201,6 +211,9 @@ def search(
         batch_size: Images per step of a hypermodel's trials.
         seed: Of a hypermodel's search; with a recipe its own counts.
         engine: `"compiled"`, or `"plain"` Keras as the reference.
+        workers: Processes that train, each with an equal share of the processors; with one, this process itself. The trials'
+            results do not depend on it, but which configurations are proposed does: a sampler knows less when several trials
+            are under way.
         checkpoints: Keeps every paused trial on disk, so that after a kill it goes on from there and not from its start. The
             trials are the same either way.
         directory: Where the search keeps its state; `runs/search-<model>-<dataset>-<fingerprint>` where None. A search that
@@ -237,6 +250,8 @@ def search(
         raise UsageError("A search needs a limit: budget, in seconds, or trials.")
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
+    if workers < 1:
+        raise UsageError(f"A search needs one worker or more. Received: workers={workers!r}.")
     settings = Settings(
         recipe=None if recipe is None else dataclasses.replace(recipe, validate=True),
         hypermodel="" if hypermodel is None else _name(hypermodel),
@@ -255,7 +270,7 @@ def search(
     )
     subject = _subject(settings, hypermodel, data, data_dir)
     rules = create_scheduler(scheduler, settings.epochs, reduction, min(first, settings.epochs))
-    proposer = Proposer(sampler, subject.space, settings.seed, settings.epochs)
+    proposer = Proposer(sampler, subject.space, settings.seed, settings.epochs, parallel=workers > 1 or storage is not None)
     enqueued = _enqueued(settings, subject.space) if priors else []
     directory = Path(directory) if directory is not None else default_directory(settings)
     lock = DirectoryLock(directory)
@@ -264,7 +279,7 @@ def search(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(currentThread|getName)", DeprecationWarning)
             run = _Search(subject, settings, place, rules, proposer, _Limits(started, budget, trials), checkpoints, tensorboard, on_trial, watch)
-            return run.run(engine)
+            return run.run(lambda: _executor(subject, engine, workers))
     finally:
         lock.release()
 
@@ -300,6 +315,15 @@ def resume(directory: str | Path, *, budget: float | None = None, trials: int | 
     }
     optimizers = settings.optimizers or None
     return search(settings.recipe, optimizers=optimizers, budget=budget, trials=trials, directory=directory, **{**kept, **arguments})
+
+
+def _executor(subject: ZooSubject | ArraySubject, engine: str, workers: int) -> Executor:
+    """Creates what trains: this process where one worker is enough."""
+    if workers == 1:
+        return InProcess(subject.engine(engine))
+    from tuning.workers import Workers
+
+    return Workers(subject, engine, workers)
 
 
 def _name(hypermodel: HyperModel) -> str:
@@ -357,23 +381,63 @@ class _Search:
         self.history = History(place.directory, [record for record in self.ledger.records if record.mine])
         self.snapshots = _Snapshots(place.directory / CHECKPOINTS if checkpoints else None)
         self.step_seconds = 0.0
+        self.workers = 1
+        self.ready: list[Record] = []  # to be trained next
+        self.running: dict[int, Record] = {}
+        self.deaths: Counter[int] = Counter()
         self.ended = ""
         self.error: BaseException | None = None
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def run(self, engine: str) -> SearchResult:
-        """Searches until a limit is met."""
+    def run(self, start: Callable[[], Executor]) -> SearchResult:
+        """Searches until a limit is met, on the executor that `start` gives."""
         try:
             self.ledger.suspend(waiting=False)
-            self.engine: Any = self.subject.engine(engine)
-            while (record := self._next()) is not None:
-                self._advance(record)
+            self._end_whole()
+            self.executor = start()
+            self.workers = self.executor.size
+            with contextlib.closing(self.executor):
+                self._loop()
             if self.ended != OUT_OF_TIME:
                 self._close_paused()
         finally:
             result = self._finish()
         return result
+
+    def _loop(self) -> None:
+        while self._fill() or self.running:
+            self._dispatch()
+            outcome = self.executor.next_finished(self._on_row, self._patience())
+            if outcome is not None:
+                self._settle(outcome)
+            elif self.running and time.monotonic() > self.limits.deadline + OVERTIME:
+                self.ended = OUT_OF_TIME  # what they were at begins again from its last pause
+                return
+
+    def _fill(self) -> bool:
+        """Has a trial ready for every worker that wants one, as far as there are any; returns whether one is ready."""
+        while len(self.ready) < self.executor.wanted() and (record := self._next()) is not None:
+            record.busy = True
+            self.ready.append(record)
+        return bool(self.ready)
+
+    def _dispatch(self) -> None:
+        """Gives free workers what is ready."""
+        for worker in self.executor.free():
+            if not self.ready:
+                return
+            record = self.ready.pop(0)
+            self.running[record.number] = record
+            self._show(record, None)
+            left = self.limits.deadline - time.monotonic()
+            asks = type(self.scheduler).stops is not Scheduler.stops
+            job = Job(record.number, self.subject.job(_own(record.config)), record.until, self._snapshot(record), left, asks)
+            self.executor.submit(worker, job)
+
+    def _patience(self) -> float | None:
+        """Returns how long to wait for the next outcome; None for ever."""
+        return None if math.isinf(self.limits.deadline) else max(0.1, self.limits.deadline + OVERTIME - time.monotonic())
 
     def _next(self) -> Record | None:
         """Returns the trial to train now, with the epoch it trains to; None where the search ends."""
@@ -383,7 +447,7 @@ class _Search:
         if self.place.shared:
             self.ledger.refresh()
         records = self.ledger.records
-        if under_way := next((record for record in records if record.in_flight), None):
+        if under_way := next((record for record in records if record.active and not record.busy), None):
             return under_way
         if promoted := self._promoted(closing=False):
             return promoted
@@ -413,34 +477,32 @@ class _Search:
             entry = self.place.enqueued[number]
             return entry["source"], dict(entry["config"])
         observations = [
-            Observation(record.config, record.curve, record.state in ("diverged", "failed"), record.pause, record.number < len(self.place.enqueued))
+            Observation(
+                record.config,
+                record.curve,
+                record.state in ("diverged", "failed"),
+                record.pause,
+                given=record.number < len(self.place.enqueued),
+                running=record.state == "running" and record.epochs < record.pause,
+            )
             for record in records
         ]
         return self.settings.sampler, self.proposer.propose(observations, number)
 
-    def _advance(self, record: Record) -> None:
-        """Trains one trial to its next pause, and writes down what came of it."""
-        self._show(record, None)
-        began = time.monotonic()
-        try:
-            segment = self.engine.run(
-                self.subject.job(_own(record.config)),
-                record.until,
-                self._snapshot(record),
-                lambda row: self._epoch(record, row),
-                self.limits.deadline,
-            )
-        except Exception as error:
-            self._raise()
-            record.seconds += time.monotonic() - began
-            self._end(record, "failed", _reason(error))
-            if _out_of_memory(error):
-                del error
-                gc.collect()  # a Keras model is a ring of references
-            return
+    def _settle(self, outcome: Outcome) -> None:
+        """Writes down what came of a stretch of a trial."""
+        record = self.running.pop(outcome.number)
+        record.busy = False
         self._raise()
+        record.seconds += outcome.seconds
+        if outcome.death:
+            self._mourn(record, outcome.death)
+            return
+        if outcome.segment is None:
+            self._end(record, "failed", outcome.failure)
+            return
+        segment = outcome.segment
         self.step_seconds += segment.step_seconds
-        record.seconds += time.monotonic() - began
         for name in ("build_seconds", "step_seconds", "validation_seconds"):
             setattr(record, name, getattr(record, name) + getattr(segment, name))
         record.plain = segment.plain
@@ -448,7 +510,7 @@ class _Search:
             self._end(record, "diverged", segment.message)
         elif segment.state == "stopped" and segment.message != OUT_OF_TIME:
             self._end(record, "pruned", f"others did better by epoch {record.epochs}")
-        elif segment.state == "completed" and record.until >= (record.config.get("tuner/epochs") or self.settings.epochs):
+        elif segment.state == "completed" and record.until >= self._length(record):
             self._keep(record, segment.snapshot)
             self._end(record, "completed")
         else:
@@ -457,15 +519,32 @@ class _Search:
             self.ledger.update(record)
             self._show(None, record)
 
+    def _mourn(self, record: Record, how: str) -> None:
+        """Has a trial whose worker died go on from its last pause, unless it seems to be the trial's own fault."""
+        self.deaths[record.number] += 1
+        if self.deaths[record.number] >= DEATHS:
+            self._end(record, "failed", f"its worker died {DEATHS} times; the last one {how}")
+            return
+        record.busy = True
+        self.ready.insert(0, record)
+
     def _snapshot(self, record: Record) -> Snapshot | None:
         """Returns where a trial goes on: its own last pause, or that of the trial it continues."""
         parent = record.config.get("tuner/trial_id")
-        return self.snapshots.take(record.number) or (self.snapshots.peek(int(parent)) if parent else None)
+        own = self.snapshots.take if self.executor.local else self.snapshots.peek  # another worker may need it again
+        return own(record.number) or (self.snapshots.peek(int(parent)) if parent else None)
 
     def _keep(self, record: Record, snapshot: Snapshot | None) -> None:
         last = record.until >= self.settings.epochs
         if snapshot is not None and not last:
             self.snapshots.put(record, snapshot)
+
+    def _on_row(self, number: int, row: Row) -> bool:
+        """Takes an epoch of a trial from the executor; returns whether the trial ends there."""
+        ends = self._epoch(self.running[number], row)
+        if not self.executor.local:  # in this process it would look like the trial's own error
+            self._raise()
+        return ends
 
     def _epoch(self, record: Record, row: Row) -> bool:
         """Writes down an epoch; returns whether the trial ends there."""
@@ -497,6 +576,17 @@ class _Search:
         if not record.config.get("tuner/epochs"):
             self.snapshots.drop(record.number)
 
+    def _end_whole(self) -> None:
+        """Ends the trials that had come to their last epoch when the process before was killed."""
+        for record in self.ledger.records:
+            if record.mine and record.state == "running" and record.epochs >= self._length(record):
+                stops = self.scheduler.stops(record, self.ledger.records)
+                self._write_end(record, "pruned" if stops else "completed", f"others did better by epoch {record.epochs}" if stops else "")
+
+    def _length(self, record: Record) -> int:
+        """Returns the last epoch of a trial."""
+        return int(record.config.get("tuner/epochs") or self.settings.epochs)
+
     def _close_paused(self) -> None:
         """Ends what waits for a promotion that will not come."""
         for record in self.ledger.records:
@@ -516,7 +606,9 @@ class _Search:
             self.on_trial(self._trial(ended))
         if self.watch is not None:
             budget = math.inf if self.limits.budget is None else self.limits.budget
-            self.watch(Status(self.ledger.records, self._seconds(), budget, self.limits.trials, self.step_seconds, current, ended))
+            running = tuple(self.running.values())
+            spent = self.step_seconds / self.workers
+            self.watch(Status(self.ledger.records, self._seconds(), budget, self.limits.trials, spent, current, ended, running))
 
     def _trial(self, record: Record) -> Trial:
         state = "paused" if record.paused else "stopped" if record.state == "running" else record.state
@@ -561,7 +653,7 @@ class _Search:
             TrialTable(self._trial(record) for record in self.ledger.records),
             self.place.directory,
             seconds,
-            overhead=max(0.0, 1 - self.step_seconds / seconds),
+            overhead=max(0.0, 1 - self.step_seconds / self.workers / seconds),
             space=describe(self.subject.space),
             ranges=number_ranges(self.subject.space),
             epochs=self.settings.epochs,
@@ -612,18 +704,6 @@ class _Snapshots:
 def _own(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what KerasTuner's Hyperband adds to it."""
     return {name: value for name, value in config.items() if not name.startswith("tuner/")}
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what a trial raised."""
-    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    if _out_of_memory(error):
-        return f"out of memory: {line}"
-    return line if isinstance(error, UsageError) else f"{type(error).__name__}: {line}"
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "ResourceExhausted" in type(error).__name__
 
 
 def _writing(error: BaseException, directory: Path) -> BaseException:

@@ -1,0 +1,151 @@
+"""Where the stretches of a search's trials are trained: in this process, in others of the machine, or on a cluster.
+
+A search gives each free worker of its executor a `Job`, and takes an `Outcome` as each comes to its end. It alone knows of
+samplers, schedulers and storage; a worker knows nothing but its engine. Whatever a job needs is in the job, and whatever a
+worker leaves behind is in the outcome, so that a worker can be lost at any moment: its trial goes on elsewhere from the
+snapshot that the job held.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from tuning.segments import OnEpoch, Row, Segment, Snapshot
+
+OnRow = Callable[[int, "Row"], bool]  # takes a trial's number and an epoch's row; returns whether the trial ends there
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stretch of one trial.
+
+    Attributes:
+        number: Of the trial.
+        trial: What the engine takes: a recipe, or a point of another hypermodel's space.
+        until: The epoch to pause at.
+        snapshot: Where it goes on; None starts anew.
+        seconds: After so many it stops; infinite for no limit. Clocks of two machines cannot be compared, so it is no moment.
+        asks: Whether the search may end the trial after any epoch, so that each has to be told, and answered, before the next.
+    """
+
+    number: int
+    trial: Any
+    until: int
+    snapshot: Snapshot | None
+    seconds: float
+    asks: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job: a segment, a failure of the trial's, or the death of its worker.
+
+    Attributes:
+        number: Of the trial.
+        worker: Who trained it.
+        segment: What its training gave.
+        failure: Why the trial could not be trained.
+        death: How the worker ended; the trial can go on elsewhere.
+        seconds: Wall time that it took.
+    """
+
+    number: int
+    worker: int
+    segment: Segment | None = None
+    failure: str = ""
+    death: str = ""
+    seconds: float = 0.0
+
+
+class Executor(Protocol):
+    """Trains jobs on workers, which have numbers from 0.
+
+    Attributes:
+        size: How many workers there are at most.
+        local: Whether jobs are trained in this process, so that one job runs at a time and `on_row` is called in between its steps.
+    """
+
+    size: int
+    local: bool
+
+    def free(self) -> Sequence[int]:
+        """Returns the workers that a job can be given to now."""
+        ...
+
+    def wanted(self) -> int:
+        """Returns how many jobs could be given now or soon, to workers that still start."""
+        ...
+
+    def submit(self, worker: int, job: Job) -> None:
+        """Gives a free worker a job."""
+        ...
+
+    def next_finished(self, on_row: OnRow, timeout: float | None = None) -> Outcome | None:
+        """Waits until a job ends; calls `on_row` with each epoch of any job on the way.
+
+        Returns:
+            None where the time is over, or where something else has changed, such as which workers are free.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends all workers at once, whatever they do."""
+        ...
+
+
+class InProcess:
+    """The one worker that is this process.
+
+    Args:
+        engine: Trains; see `tuning.segments.Engine`.
+    """
+
+    size, local = 1, True
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.job: Job | None = None
+
+    def free(self) -> Sequence[int]:
+        return () if self.job else (0,)
+
+    def wanted(self) -> int:
+        return len(self.free())
+
+    def submit(self, worker: int, job: Job) -> None:
+        self.job = job
+
+    def next_finished(self, on_row: OnRow, timeout: float | None = None) -> Outcome | None:
+        job, self.job = self.job, None
+        return None if job is None else run_job(self.engine, job, 0, lambda row: on_row(job.number, row))
+
+    def close(self) -> None:
+        self.job = None
+
+
+def run_job(engine: Any, job: Job, worker: int, on_epoch: OnEpoch) -> Outcome:
+    """Trains a job, whatever it raises."""
+    began = time.monotonic()
+    failure = ""
+    try:
+        segment = engine.run(job.trial, job.until, job.snapshot, on_epoch, began + job.seconds)
+    except Exception as error:
+        segment, failure = None, reason(error)
+    if failure:
+        gc.collect()  # a Keras model is a ring of references
+    return Outcome(job.number, worker, segment, failure, seconds=time.monotonic() - began)
+
+
+def reason(error: Exception) -> str:
+    """The first line of what a trial raised."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if isinstance(error, MemoryError) or "ResourceExhausted" in type(error).__name__:
+        return f"out of memory: {line}"
+    return line if isinstance(error, UsageError) else f"{type(error).__name__}: {line}"
