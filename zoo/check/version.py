@@ -132,7 +132,7 @@ def _check_operation(path: Path, graph: Any) -> Iterator[Finding]:
     try:
         with session.graph.as_default():
             tf.compat.v1.saved_model.loader.load(session, [TAG], str(path))
-        if empty := _uninitialized(session):
+        if empty := _uninitialized(session, graph):
             yield Finding("uninitialized-variable", path, f"{len(empty)} variables have no value, such as {empty[0]}")
         yield from _check_warmup(path, graph, session)
         yield from _check_golden(path, graph, session)
@@ -142,11 +142,19 @@ def _check_operation(path: Path, graph: Any) -> Iterator[Finding]:
         session.close()
 
 
-def _uninitialized(session: Any) -> list[str]:
+def _uninitialized(session: Any, graph: Any) -> list[str]:
+    """Variables without a value, of those that a signature reads: an export by Keras holds others, which nothing reads."""
     import tensorflow as tf
 
+    outputs = {info.name.partition(":")[0] for signature in graph.signature_def.values() for info in signature.outputs.values() if info.name}
+    waiting, read = [session.graph.get_operation_by_name(name) for name in outputs], set()
+    while waiting:
+        operation = waiting.pop()
+        if operation not in read:
+            read.add(operation)
+            waiting += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
     with session.graph.as_default():
-        handles = [operation for operation in session.graph.get_operations() if operation.type == "VarHandleOp"]
+        handles = [operation for operation in read if operation.type == "VarHandleOp"]
         states = session.run([tf.raw_ops.VarIsInitializedOp(resource=handle.outputs[0]) for handle in handles])
     return sorted(handle.name for handle, initialized in zip(handles, states, strict=True) if not initialized)
 
