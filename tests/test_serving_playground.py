@@ -740,6 +740,7 @@ def test_json_to_models_that_read_no_images(plain: Running, visit: Visit, tmp_pa
     assert run_in_shell(page.locator("#form .shell pre").inner_text(), tmp_path) == 2.0
     page.fill("textarea", '{"instances": [4.0]}')
     assert send() == {"predictions": [4.0]}
+    assert page.locator("#response").inner_text().split() == ["{", '"predictions":', "[4.0]}"], "numbers as they came"
     assert choose("signature", "regress") == {"signature_name": "regress", "instances": [""]}, "by the method that the signature has"
     assert choose("method", "regress") == {"signature_name": "regress", "examples": [{"x": 0.5}]}
     assert send() == {"results": [2.25]}

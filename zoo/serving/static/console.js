@@ -84,7 +84,7 @@ export class Console {
     try {
       const answer = await ask(path, body);
       setText(outcome, `Status ${answer.status} · ${milliseconds(answer.ms)}`);
-      const text = answer.data === null ? answer.text : laidOut(answer.data);
+      const text = answer.text.replace(/([{,])("(?:[^"\\]|\\.)*":)/g, "$1\n $2 "); // numbers stay as they came
       setText(response, text.length > MOST ? `${text.slice(0, MOST)}\n… ${text.length - MOST} more characters` : text);
       showCommand(this.form.querySelector(".shell"), curl(path, body));
     } catch (error) {

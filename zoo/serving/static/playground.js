@@ -191,6 +191,7 @@ function verdict(answers) {
   for (const { label } of answers) votes.set(label, (votes.get(label) ?? 0) + 1);
   const [label, most] = [...votes].sort((a, b) => b[1] - a[1])[0];
   if (answers.length === 1) return `It says ${label}`;
+  if (most === 1) return `They say ${[...votes.keys()].slice(0, 4).join(", ")}`;
   return most === answers.length ? `All ${most} models say ${label}` : `${most} of ${answers.length} models say ${label}`;
 }
 
