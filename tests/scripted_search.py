@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy
 
+import tuning.leases
 import tuning.study
 from tuning.result import SearchResult
 from tuning.segments import OUT_OF_TIME, OnEpoch, Row, Segment, Snapshot
@@ -66,6 +68,37 @@ def scripted(directory: Path, patch: Callable[[Any, str, Any], None] = setattr, 
     """Runs a search on the scripted engine."""
     patch(ZooSubject, "engine", lambda subject, kind: ScriptedEngine(seconds))
     return search(RECIPE, **{"optimizers": OPTIMIZERS, "study": "optimizers", "directory": directory, **arguments})
+
+
+# --- on a shared study ------------------------------------------------------------------------------------------------
+
+
+class HangingEngine(ScriptedEngine):
+    """Hangs in the second epoch of its fourth trial, and says so."""
+
+    def __init__(self, hangs: Any) -> None:
+        super().__init__(0.01)
+        self.hangs = hangs
+
+    def run(
+        self, recipe: Recipe, until: int, snapshot: Snapshot | None = None, on_epoch: OnEpoch | None = None, deadline: float = math.inf
+    ) -> Segment:
+        def watch(row: Row) -> bool:
+            ends = on_epoch is not None and on_epoch(row)
+            if row["epoch"] == 2 and len(self.calls) == 4:
+                self.hangs.set()
+                threading.Event().wait()
+            return ends
+
+        return super().run(recipe, until, snapshot, watch, deadline)
+
+
+def sharing(directory: Path, url: str, trials: int, hangs: Any = None) -> SearchResult:
+    """Runs a search on a shared study, in which a dead search is noticed soon."""
+    tuning.leases.BEAT_SECONDS, tuning.leases.GRACE_SECONDS, tuning.study.POLL_SECONDS = 0.2, 2.0, 0.1
+    ZooSubject.engine = lambda subject, kind: ScriptedEngine(0.01) if hangs is None else HangingEngine(hangs)  # type: ignore[assignment]
+    options = {"optimizers": ["sgd", "momentum"], "study": "optimizers", "scheduler": "none", "tensorboard": False}
+    return search(RECIPE, **options, directory=directory, storage=url, trials=trials)  # type: ignore[arg-type]
 
 
 # --- on several workers -----------------------------------------------------------------------------------------------

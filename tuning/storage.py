@@ -3,6 +3,9 @@
 The study lies in SQLite in the search's directory, or where a URL says, and opens in optuna-dashboard. It holds a prefix of
 what has happened: a process that is killed loses at most its last moments, which the next one repeats to the bit.
 
+Several searches may share a study. A trial belongs to the search that began it, until that one ends or gives no sign of life
+any more: then another one takes it over, and trains it again from where it has a snapshot, to the same bits.
+
 In Optuna's terms a paused trial is RUNNING while its search runs, and WAITING after the search's budget has ended; a diverged
 one is FAIL. Whatever Optuna has no place for stands in the trial's user attribute `neuron_zoo`.
 """
@@ -21,9 +24,10 @@ from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.storages import RDBStorage
+from optuna.storages import RDBStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState
 
+from tuning.leases import Lease, exclusive
 from tuning.oracles import silence
 from zoo.errors import MissingExtraError, StudyError
 from zoo.files import atomic_file
@@ -106,7 +110,7 @@ class Ledger:
         settings: What the search is of; written to a new study.
         distributions: Of every hyperparameter.
         worker: Who writes.
-        shared: Others may write too; then the trials' numbers come from the storage.
+        shared: Others may write too; then new trials begin under a lock, and those of a search that died are taken over.
 
     Raises:
         StudyError: The storage cannot be opened, is locked, or holds something else.
@@ -118,15 +122,22 @@ class Ledger:
     ) -> None:
         self.url, self.name, self.worker, self.shared, self.distributions = url, name, worker, shared, distributions
         self.storage = open_storage(url)
+        self.lease: Lease | None = None
         with translated(url), silence():
+            self.reader = get_storage(self.storage) if shared else self.storage  # it reads what has ended only once
             self.study, self.settings = self._claim(settings)
             self.ids: dict[int, int] = {}
             self.choices: dict[str, CategoricalDistribution] = {}
             self.records: list[Record] = []
-            self.refresh()
+            with self.exclusive():
+                if shared:
+                    self.lease = Lease(self.storage, self.study, worker)
+                self.refresh()
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="study")
         self.pending: list[Future[None]] = []
         self.broken: BaseException | None = None
+        # A trial that was taken over may have been finished by another one: with the same figures.
+        self.harmless = (optuna.exceptions.UpdateFinishedTrialError,) if shared else ()
 
     def _claim(self, settings: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         try:
@@ -142,17 +153,65 @@ class Ledger:
         return study, json.loads(found)
 
     def refresh(self) -> None:
-        """Reads the trials of all writers."""
+        """Reads the trials of all writers, and lets go of those that another one has taken over."""
         with translated(self.url):
-            trials = self.storage.get_all_trials(self.study, deepcopy=False)
+            trials = self.reader.get_all_trials(self.study, deepcopy=False)
         mine = {record.number: record for record in self.records if record.mine}
         self.ids = {trial.number: trial._trial_id for trial in trials}
+        found = []
         for trial in trials:
             self.choices |= {name: kind for name, kind in trial.distributions.items() if isinstance(kind, CategoricalDistribution)}
-        self.records = [mine.get(trial.number) or _read(trial, self.worker) for trial in trials]
+            kept = mine.get(trial.number)
+            if kept is None or self.shared:
+                read = _read(trial, self.worker)
+                if kept is not None and not read.mine:
+                    kept.mine = False  # whoever still holds it sees that
+                found.append(kept if kept is not None and read.mine else read)
+            else:
+                found.append(kept)
+        self.records = found
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keeps others that share the study from deciding meanwhile; what they have decided is read first."""
+        if not self.shared:
+            yield
+            return
+        with translated(self.url), exclusive(self.storage.engine, self.name):
+            if self.lease is not None:
+                self.refresh()
+            yield
+
+    def take_over(self) -> bool:
+        """Makes the unfinished trials of searches that have died this one's; returns whether there were any."""
+        if self.lease is None or not self.lease.is_due():
+            return False
+        with translated(self.url):
+            self.lease.look()
+        if not any(self._left(record) for record in self.records):
+            return False
+        with self.exclusive():
+            self.lease.look()  # the search may have begun again
+            left = [record for record in self.records if self._left(record)]
+            for record in left:
+                record.worker, record.mine = self.worker, True
+                trial = self.ids[record.number]
+                self.storage.set_trial_user_attr(trial, KEY, _progress(record))
+                self.storage.set_trial_state_values(trial, TrialState.RUNNING, None)
+        return bool(left)
+
+    def _left(self, record: Record) -> bool:
+        return self.lease is not None and record.state == "running" and not record.mine and self.lease.dead(record.worker)
+
+    def waits(self) -> bool:
+        """Tells whether others' trials may yet become this search's: those under way, and those of a search that may be dead."""
+        if self.lease is None:
+            return False
+        others = [record for record in self.records if record.state == "running" and not record.mine]
+        return any(record.epochs < record.until or not self.lease.lives(record.worker) for record in others)
 
     def begin(self, config: Mapping[str, Any], pause: int, source: str) -> Record:
-        """Writes down a new trial before it begins."""
+        """Writes down a new trial before it begins; of a shared study, within `exclusive`."""
         record = Record(len(self.records), dict(config), pause, pause, self.worker, source)
 
         def create() -> None:
@@ -160,10 +219,9 @@ class Ledger:
 
         if self.shared:
             with translated(self.url):
-                self.storage.create_new_trial(self.study, template_trial=self._template(record))
-            self.refresh()
-            return max((entry for entry in self.records if entry.mine), key=lambda entry: entry.number)
-        self._write(create)
+                create()
+        else:
+            self._write(create)
         self.records.append(record)
         return record
 
@@ -205,7 +263,7 @@ class Ledger:
             if self.broken is not None:
                 raise self.broken
             try:
-                with translated(self.url):
+                with translated(self.url), contextlib.suppress(*self.harmless):
                     action()
             except BaseException as error:
                 self.broken = error
@@ -228,7 +286,12 @@ class Ledger:
         try:
             while self.pending:
                 self.pending.pop(0).result()
+            if self.lease is not None:
+                with translated(self.url):
+                    self.lease.release()
         finally:
+            if self.lease is not None:
+                self.lease.stop()
             self.writer.shutdown(cancel_futures=True)
             self.storage.remove_session()
             self.storage.engine.dispose()

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 BEST_RECIPE, CHECKPOINTS = "best_recipe.json", "checkpoints"
 ENGINES = ("compiled", "plain")
+POLL_SECONDS = 0.5  # between two looks at a shared study in which others are at work
 DEATHS = 3  # of its workers, before a trial counts as failed
 OVERTIME = 10.0  # seconds after the budget's end until workers that have not come to a stop are ended
 MEMORY = 256 * 2**20  # bytes of paused trials' snapshots that are kept; a trial whose snapshot is gone is trained again up to its pause
@@ -406,8 +407,10 @@ class _Search:
         return result
 
     def _loop(self) -> None:
-        while self._fill() or self.running:
+        while self._fill() or self.running or self._wait_for_others():
             self._dispatch()
+            if not self.ready and not self.running:
+                continue
             outcome = self.executor.next_finished(self._on_row, self._patience())
             if outcome is not None:
                 self._settle(outcome)
@@ -422,8 +425,19 @@ class _Search:
             self.ready.append(record)
         return bool(self.ready)
 
+    def _wait_for_others(self) -> bool:
+        """Waits a moment while trials of another search of a shared study are under way; returns whether that was so.
+
+        What it leaves behind when it dies is this one's to finish.
+        """
+        if time.monotonic() >= self.limits.deadline or not self.ledger.waits():
+            return False
+        time.sleep(POLL_SECONDS)
+        return True
+
     def _dispatch(self) -> None:
         """Gives free workers what is ready."""
+        self.ready = [record for record in self.ready if record.mine]
         for worker in self.executor.free():
             if not self.ready:
                 return
@@ -446,20 +460,24 @@ class _Search:
             return None
         if self.place.shared:
             self.ledger.refresh()
-        records = self.ledger.records
-        if under_way := next((record for record in records if record.active and not record.busy), None):
+            if self.ledger.take_over():
+                self._end_whole()
+        if under_way := next((record for record in self.ledger.records if record.active and not record.busy), None):
             return under_way
-        if promoted := self._promoted(closing=False):
-            return promoted
-        if self.limits.trials is None or len(records) < self.limits.trials:
+        return self._promoted(closing=False) or self._begun() or self._promoted(closing=True)
+
+    def _begun(self) -> Record | None:
+        """Returns a new trial; None where there are to be no more."""
+        with self.ledger.exclusive():
+            records = self.ledger.records
+            if self.limits.trials is not None and len(records) >= self.limits.trials:
+                self.ended = f"{len(records)} trials are done"
+                return None
             source, config = self._propose(records)
-            if config is not None:
-                pause = config.get("tuner/epochs") or self.scheduler.pause(len(records))
-                return self.ledger.begin(config, pause, source)
-            self.ended = "every configuration of the space was tried"
-        else:
-            self.ended = f"{len(records)} trials are done"
-        return self._promoted(closing=True)
+            if config is None:
+                self.ended = "every configuration of the space was tried"
+                return None
+            return self.ledger.begin(config, config.get("tuner/epochs") or self.scheduler.pause(len(records)), source)
 
     def _promoted(self, closing: bool) -> Record | None:
         found = self.scheduler.promotion(self.ledger.records, closing)
@@ -494,6 +512,8 @@ class _Search:
         record = self.running.pop(outcome.number)
         record.busy = False
         self._raise()
+        if not record.mine:  # taken over by another search
+            return
         record.seconds += outcome.seconds
         if outcome.death:
             self._mourn(record, outcome.death)
@@ -577,9 +597,9 @@ class _Search:
             self.snapshots.drop(record.number)
 
     def _end_whole(self) -> None:
-        """Ends the trials that had come to their last epoch when the process before was killed."""
+        """Ends the trials that had come to their last epoch when the process that trained them was killed."""
         for record in self.ledger.records:
-            if record.mine and record.state == "running" and record.epochs >= self._length(record):
+            if record.mine and record.state == "running" and not record.busy and record.epochs >= self._length(record):
                 stops = self.scheduler.stops(record, self.ledger.records)
                 self._write_end(record, "pruned" if stops else "completed", f"others did better by epoch {record.epochs}" if stops else "")
 
