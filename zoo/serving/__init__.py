@@ -5,7 +5,7 @@ server.py         start, drain, stop
 rest.py           paths, methods and statuses; json_parser.py and json_codec.py: TF Serving's JSON
 grpc_server.py    TF Serving's two gRPC services
 service.py        the services without the wire; inference.py: predict, classify, regress
-manager.py        versions that come and go; warmup.py: their first requests
+manager.py        versions that come and go; warmup.py: their first requests; tfrecord.py: the file that holds them
 servable.py       one loaded SavedModel; batching.py: requests that run together
 repository.py     which models and versions there are: folders, models.config
 tensors.py        TensorProto to arrays and back; messages.py: protocol buffers without TensorFlow

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from zoo.errors import ServingError
+from zoo.serving.messages import message
 from zoo.serving.repository import read_text_message
 from zoo.serving.status import Code, StatusError
 
@@ -26,39 +26,51 @@ MAXIMUM_MESSAGE = 2**31 - 1
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-class _Servicer(prediction_service_pb2_grpc.PredictionServiceServicer, model_service_pb2_grpc.ModelServiceServicer):
-    """Hands each method's message to the service, and its error to gRPC."""
+def _services(service: Service, metrics: Metrics | None) -> dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]:
+    """Service -> method -> its handler."""
 
-    def __init__(self, service: Service, metrics: Metrics | None) -> None:
-        self._metrics = metrics
-        self.Predict = self._method(service.predict, "Predict")
-        self.Classify = self._method(service.classify, "Classify")
-        self.Regress = self._method(service.regress, "Regress")
-        self.MultiInference = self._method(service.multi_inference, "MultiInference")
-        self.GetModelMetadata = self._method(service.metadata)
-        self.GetModelStatus = self._method(service.status)
-        self.HandleReloadConfigRequest = self._method(service.reload)
+    def handler(kind: str, answer: Callable[[Any], Any], api: str = "") -> grpc.RpcMethodHandler[Any, Any]:
+        request, response = message(f"{kind}Request"), message(f"{kind}Response")
+        method = _method(answer, api, metrics)
+        return grpc.unary_unary_rpc_method_handler(method, request_deserializer=request.FromString, response_serializer=response.SerializeToString)
 
-    def _method(self, answer: Callable[[Any], Any], api: str = "") -> Callable[[Any, grpc.ServicerContext], Any]:
-        def method(request: Any, context: grpc.ServicerContext) -> Any:
-            began, status = time.perf_counter(), Code.INTERNAL
-            try:
-                if not context.is_active():  # it waited for a thread until its client had gone
-                    raise StatusError(Code.CANCELLED, "The client has gone")
-                response = answer(request)
-                status = Code.OK
-                return response
-            except StatusError as error:
-                status = error.code
-                return context.abort(_CODES[error.code], error.brief)
-            except Exception as error:  # ours, and no request should cause one
-                logger.exception("%s failed", api or type(request).__name__)
-                return context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
-            finally:
-                if self._metrics is not None and api:
-                    self._metrics.request(_model(request), api, "GRPC", status.name, time.perf_counter() - began)
+    return {
+        "PredictionService": {
+            "Predict": handler("Predict", service.predict, "Predict"),
+            "Classify": handler("Classification", service.classify, "Classify"),
+            "Regress": handler("Regression", service.regress, "Regress"),
+            "MultiInference": handler("MultiInference", service.multi_inference, "MultiInference"),
+            "GetModelMetadata": handler("GetModelMetadata", service.metadata),
+        },
+        "ModelService": {
+            "GetModelStatus": handler("GetModelStatus", service.status),
+            "HandleReloadConfigRequest": handler("ReloadConfig", service.reload),
+        },
+    }
 
-        return method
+
+def _method(answer: Callable[[Any], Any], api: str, metrics: Metrics | None) -> Callable[[Any, grpc.ServicerContext], Any]:
+    """Hands a method's message to the service, and its error to gRPC."""
+
+    def method(request: Any, context: grpc.ServicerContext) -> Any:
+        began, status = time.perf_counter(), Code.INTERNAL
+        try:
+            if not context.is_active():  # it waited for a thread until its client had gone
+                raise StatusError(Code.CANCELLED, "The client has gone")
+            response = answer(request)
+            status = Code.OK
+            return response
+        except StatusError as error:
+            status = error.code
+            return context.abort(_CODES[error.code], error.brief)
+        except Exception as error:  # ours, and no request should cause one
+            logger.exception("%s failed", api or type(request).__name__)
+            return context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+        finally:
+            if metrics is not None and api:
+                metrics.request(_model(request), api, "GRPC", status.name, time.perf_counter() - began)
+
+    return method
 
 
 def _model(request: Any) -> str:
@@ -96,9 +108,8 @@ def start_grpc(
     options = [("grpc.max_receive_message_length", MAXIMUM_MESSAGE), ("grpc.max_send_message_length", MAXIMUM_MESSAGE), ("grpc.so_reuseport", 0)]
     pool = ThreadPoolExecutor(threads, thread_name_prefix="grpc")
     server = grpc.server(pool, options=[*options, *_arguments(channel_arguments)], maximum_concurrent_rpcs=threads + waiting)
-    servicer = _Servicer(service, metrics)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
+    for name, handlers in _services(service, metrics).items():
+        server.add_registered_method_handlers(f"tensorflow.serving.{name}", handlers)
     credentials = None if ssl_config is None else _credentials(ssl_config)
     ports = []
     for address in addresses:
@@ -125,8 +136,6 @@ def _arguments(text: str) -> list[tuple[str, int | str]]:
 
 
 def _credentials(path: Path) -> grpc.ServerCredentials:
-    from zoo.serving.messages import message
-
     config = read_text_message(path, message("SSLConfig")())
     return grpc.ssl_server_credentials(
         [(config.server_key.encode(), config.server_cert.encode())],

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 
+from zoo.serving.messages import message
 from zoo.serving.servable import DEFAULT_SIGNATURE, Servable, Signature
 from zoo.serving.status import Code, StatusError, failed_precondition, invalid_argument, unimplemented
 from zoo.serving.tensors import BY_NUMBER, STRING, fill_proto, from_proto, type_of
-
-if TYPE_CHECKING:
-    from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResponse
-    from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiInferenceResponse
-    from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
-    from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
 PREDICT_METHOD = "tensorflow/serving/predict"
 CLASSIFY_METHOD = "tensorflow/serving/classify"
@@ -118,32 +113,28 @@ def _inputs(signature: Signature, given: Mapping[str, Any]) -> dict[str, numpy.n
     return arrays
 
 
-def predict(servable: Servable, version: int, request: PredictRequest, options: Options = DEFAULTS) -> PredictResponse:
+def predict(servable: Servable, version: int, request: Any, options: Options = DEFAULTS) -> Any:
     """Answers a PredictRequest.
 
     Raises:
         StatusError: See `predict_arrays`.
     """
-    from tensorflow_serving.apis.predict_pb2 import PredictResponse
-
     spec = request.model_spec
     outputs = predict_arrays(servable, spec.signature_name, request.inputs, request.output_filter, options)
-    response = PredictResponse()
+    response = message("PredictResponse")()
     _fill_spec(response.model_spec, spec.name, version, spec.signature_name)
     for name, array in outputs.items():
         fill_proto(response.outputs[name], array, as_content=options.tensor_content)
     return response
 
 
-def classify(servable: Servable, version: int, request: ClassificationRequest, options: Options = DEFAULTS) -> ClassificationResponse:
+def classify(servable: Servable, version: int, request: Any, options: Options = DEFAULTS) -> Any:
     """Answers a ClassificationRequest.
 
     Raises:
         StatusError: See `classify_examples`.
     """
-    from tensorflow_serving.apis.classification_pb2 import ClassificationResponse
-
-    spec, response = request.model_spec, ClassificationResponse()
+    spec, response = request.model_spec, message("ClassificationResponse")()
     signature = classification_signature(servable, spec.signature_name, options)
     classes, scores = classify_examples(signature, _examples(request.input), options)
     _fill_spec(response.model_spec, spec.name, version, spec.signature_name)
@@ -151,15 +142,13 @@ def classify(servable: Servable, version: int, request: ClassificationRequest, o
     return response
 
 
-def regress(servable: Servable, version: int, request: RegressionRequest, options: Options = DEFAULTS) -> RegressionResponse:
+def regress(servable: Servable, version: int, request: Any, options: Options = DEFAULTS) -> Any:
     """Answers a RegressionRequest.
 
     Raises:
         StatusError: See `regress_examples`.
     """
-    from tensorflow_serving.apis.regression_pb2 import RegressionResponse
-
-    spec, response = request.model_spec, RegressionResponse()
+    spec, response = request.model_spec, message("RegressionResponse")()
     signature = regression_signature(servable, spec.signature_name, options)
     values = regress_examples(signature, _examples(request.input), options)
     _fill_spec(response.model_spec, spec.name, version, spec.signature_name)
@@ -167,16 +156,14 @@ def regress(servable: Servable, version: int, request: RegressionRequest, option
     return response
 
 
-def multi_inference(servable: Servable, version: int, request: MultiInferenceRequest, options: Options = DEFAULTS) -> MultiInferenceResponse:
+def multi_inference(servable: Servable, version: int, request: Any, options: Options = DEFAULTS) -> Any:
     """Answers a MultiInferenceRequest: classifications and regressions of the same examples.
 
     Raises:
         StatusError: The tasks do not fit together, or one of them fails.
     """
-    from tensorflow_serving.apis.inference_pb2 import MultiInferenceResponse
-
     signatures = _check_tasks(servable, request, options)
-    examples, response = _examples(request.input), MultiInferenceResponse()
+    examples, response = _examples(request.input), message("MultiInferenceResponse")()
     for task, signature in zip(request.tasks, signatures, strict=True):
         result = response.results.add()
         _fill_spec(result.model_spec, task.model_spec.name, version, signature.name)
@@ -187,7 +174,7 @@ def multi_inference(servable: Servable, version: int, request: MultiInferenceReq
     return response
 
 
-def _check_tasks(servable: Servable, request: MultiInferenceRequest, options: Options) -> list[Signature]:
+def _check_tasks(servable: Servable, request: Any, options: Options) -> list[Signature]:
     signatures: list[Signature] = []
     for task in request.tasks:
         spec = task.model_spec

@@ -18,6 +18,7 @@ from typing import Any
 import numpy
 
 from zoo.serving.json_parser import dump, type_name
+from zoo.serving.messages import message
 from zoo.serving.status import StatusError, invalid_argument, unimplemented
 from zoo.serving.tensors import STRING, TensorInfo, TensorType, type_of
 
@@ -330,11 +331,9 @@ def decode_examples(document: Mapping[str, Any]) -> list[bytes]:
 
 
 def _example(value: Any) -> bytes:
-    from tensorflow.core.example.example_pb2 import Example
-
     if not isinstance(value, dict):
         raise invalid_argument(f"Example must be JSON object but got JSON {type_name(value)}")
-    example = Example()
+    example = message("Example")()
     for name, content in value.items():
         feature = example.features.feature[name.encode("utf-8", "replace").decode()]
         for item in content if isinstance(content, list) else [content]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import MissingExtraError, ServingError
+from zoo.errors import ServingError
 from zoo.export import MODELS_CONFIG, model_names, versions
 from zoo.files import write_text
+from zoo.serving.messages import message
 from zoo.serving.status import Code
 
 PLATFORM = "tensorflow"
@@ -86,18 +87,12 @@ def read_models_config(path: str | Path) -> list[ModelSource]:
 
     Raises:
         ServingError: The file cannot be read or parsed, or TF Serving would not take it.
-        MissingExtraError: The extra `serve` is not installed.
     """
-    try:
-        from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"Reading {path} needs {error.name}: pip install 'neuron-zoo[serve]'") from None
-
-    sources = sources_of(read_text_message(path, ModelServerConfig()))
+    sources = sources_of(read_text_message(path, message("ModelServerConfig")()))
     return [_beside(source, Path(path).parent) for source in sources]
 
 
-def read_text_message(path: str | Path, message: Any) -> Any:
+def read_text_message(path: str | Path, empty: Any) -> Any:
     """Reads a message in protocol buffer text format.
 
     Raises:
@@ -106,19 +101,18 @@ def read_text_message(path: str | Path, message: Any) -> Any:
     from google.protobuf import text_format
 
     try:
-        return text_format.Parse(Path(path).read_bytes(), message)
+        return text_format.Parse(Path(path).read_bytes(), empty)
     except OSError as error:
         raise ServingError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (text_format.ParseError, ValueError) as error:
-        raise ServingError(f"Error parsing text-format {message.DESCRIPTOR.full_name}: {path}: {error}", Code.INVALID_ARGUMENT) from None
+        raise ServingError(f"Error parsing text-format {empty.DESCRIPTOR.full_name}: {path}: {error}", Code.INVALID_ARGUMENT) from None
 
 
 def write_config(path: Path, sources: Sequence[ModelSource]) -> Path:
     """Writes models to a `models.config` that TF Serving takes as it is, with absolute paths."""
     from google.protobuf import text_format
-    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-    config = ModelServerConfig()
+    config = message("ModelServerConfig")()
     for source in sources:
         entry = config.model_config_list.config.add(name=source.name, base_path=str(source.base_path.resolve()), model_platform=PLATFORM)
         policy = entry.model_version_policy

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from zoo.serving import inference, json_codec, json_parser
 from zoo.serving.inference import SIGNATURE_FIELD
+from zoo.serving.messages import message
 from zoo.serving.servable import DEFAULT_SIGNATURE
 from zoo.serving.status import Code, StatusError, failed_precondition, invalid_argument
 
@@ -193,10 +194,10 @@ class RestApplication:
         """Reads the request's body, unpacked, and never more of it than the limit."""
         limit, chunks, size, more = self._limits.body_bytes, list[bytes](), 0, True
         while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
+            event = await receive()
+            if event["type"] == "http.disconnect":
                 raise _Disconnected
-            chunk, more = message.get("body", b""), message.get("more_body", False)
+            chunk, more = event.get("body", b""), event.get("more_body", False)
             size += len(chunk)
             if size > limit:
                 raise StatusError(Code.RESOURCE_EXHAUSTED, f"The request's body is larger than {limit} bytes", http=413)
@@ -235,15 +236,12 @@ class RestApplication:
         return json_codec.encode_results([json_codec.shortest(value) for value in values])
 
     def _about(self, name: str, version: int | None, label: str | None, part: str | None) -> bytes:
-        from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
-        from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
-
         if not name:
             raise invalid_argument("Missing model name in request.")
         if part != "metadata":
-            return _json(_message(self._service.status(_addressed(GetModelStatusRequest(), name, version, label))))
-        request = _addressed(GetModelMetadataRequest(metadata_field=[SIGNATURE_FIELD]), name, version, label)
-        response, signatures = self._service.metadata(request), SignatureDefMap()
+            return _json(_message(self._service.status(_addressed(message("GetModelStatusRequest")(), name, version, label))))
+        request = _addressed(message("GetModelMetadataRequest")(metadata_field=[SIGNATURE_FIELD]), name, version, label)
+        response, signatures = self._service.metadata(request), message("SignatureDefMap")()
         response.metadata[SIGNATURE_FIELD].Unpack(signatures)
         return _json({"model_spec": _message(response.model_spec), "metadata": {SIGNATURE_FIELD: _message(signatures)}})
 
@@ -290,10 +288,10 @@ def _addressed(request: Any, name: str, version: int | None, label: str | None) 
     return request
 
 
-def _message(message: Any) -> dict[str, Any]:
+def _message(found: Any) -> dict[str, Any]:
     from google.protobuf import json_format
 
-    return json_format.MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return json_format.MessageToDict(found, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 def _json(data: Mapping[str, Any]) -> bytes:

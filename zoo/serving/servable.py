@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 
 from zoo.errors import ServingError
+from zoo.serving.messages import as_declared
 from zoo.serving.status import Code, StatusError, failed_precondition, invalid_argument
 from zoo.serving.tensors import TensorInfo, type_of
 
@@ -134,14 +135,15 @@ class Servable:
             raise ServingError(f"{path} cannot be loaded: {str(error).strip().partition(chr(10))[0]}", code) from None
         graph = self.meta_graph.graph_def
         aborts = any(node.op in ABORTING for nodes in (graph.node, *(function.node_def for function in graph.library.function)) for node in nodes)
-        self._signatures = {name: Signature(self._session, name, definition, aborts) for name, definition in self.meta_graph.signature_def.items()}
+        definitions = {name: as_declared("SignatureDef", definition) for name, definition in self.meta_graph.signature_def.items()}
+        self._signatures = {name: Signature(self._session, name, definition, aborts) for name, definition in definitions.items()}
         self._users, self._closing = 0, False
         self._condition = threading.Condition()
 
     @property
     def signatures(self) -> Mapping[str, Any]:
         """Signature name -> SignatureDef."""
-        return self.meta_graph.signature_def
+        return {name: signature.definition for name, signature in self._signatures.items()}
 
     def signature(self, name: str = "") -> Signature | None:
         """Returns a signature, `serving_default` for the empty name, or None where there is none of the name."""

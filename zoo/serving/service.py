@@ -10,6 +10,7 @@ from zoo.errors import ServingError
 from zoo.serving import inference
 from zoo.serving.inference import DEFAULTS, SIGNATURE_FIELD, Options
 from zoo.serving.manager import Manager, Version
+from zoo.serving.messages import message
 from zoo.serving.repository import sources_of
 from zoo.serving.status import Code, StatusError, invalid_argument
 
@@ -69,8 +70,6 @@ class Service:
 
     def metadata(self, request: Any) -> Any:
         """Answers a GetModelMetadataRequest."""
-        from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataResponse, SignatureDefMap
-
         _require_spec(request)
         if not request.metadata_field:
             raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
@@ -78,7 +77,7 @@ class Service:
             if field != SIGNATURE_FIELD:  # TF Serving joins the two, and leaves the %s in place
                 raise invalid_argument(f"Metadata field %s is not supported{field}")
         with self._lease(request) as (version, servable):
-            response, signatures = GetModelMetadataResponse(), SignatureDefMap()
+            response, signatures = message("GetModelMetadataResponse")(), message("SignatureDefMap")()
             for name, definition in servable.signatures.items():
                 signatures.signature_def[name].CopyFrom(definition)
             response.model_spec.name = request.model_spec.name
@@ -88,10 +87,8 @@ class Service:
 
     def status(self, request: Any) -> Any:
         """Answers a GetModelStatusRequest. A label in it is ignored, as in TF Serving."""
-        from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse
-
         _require_spec(request)
-        spec, response = request.model_spec, GetModelStatusResponse()
+        spec, response = request.model_spec, message("GetModelStatusResponse")()
         number = spec.version.value if spec.HasField("version") else None
         for found, version in self.manager.statuses(spec.name, number).items():
             _fill_status(response.model_version_status.add(), found, version)
@@ -99,15 +96,13 @@ class Service:
 
     def reload(self, request: Any) -> Any:
         """Answers a ReloadConfigRequest: what it does not list is unloaded."""
-        from tensorflow_serving.apis.model_management_pb2 import ReloadConfigResponse
-
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument("ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently supported")
         try:
             self.manager.reload(sources_of(request.config))
         except ServingError as error:
             raise StatusError(error.code, str(error)) from None
-        response = ReloadConfigResponse()
+        response = message("ReloadConfigResponse")()
         response.status.error_code = Code.OK
         return response
 
