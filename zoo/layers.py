@@ -64,7 +64,13 @@ def kernel_initializer(name: str) -> keras.Initializer:
 
 
 def level_names(model: keras.Model) -> list[str]:
-    """Returns the names of the model's levels in order, e.g. `["preprocess", "block1", "block2", "hidden1", "logits"]`."""
+    """Returns the names of the model's levels in order.
+
+    Example:
+        >>> import zoo
+        >>> level_names(zoo.create_model("cnn.digits"))
+        ['preprocess', 'block1', 'block2', 'hidden1', 'logits']
+    """
     return list(_levels(model))
 
 

@@ -112,6 +112,15 @@ def unregister_model(name: str) -> None:
 
     Raises:
         UnknownNameError: No model has this name.
+
+    Example:
+        >>> import zoo
+        >>> @zoo.register_model()
+        ... def passing(input_shape, num_classes):
+        ...     "Nothing yet."
+        >>> zoo.unregister_model("passing")
+        >>> zoo.list_models("passing")
+        []
     """
     _load_all()
     if name not in _models:

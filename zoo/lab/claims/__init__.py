@@ -27,6 +27,10 @@ def claim(name: str) -> Claim:
 
     Raises:
         UnknownNameError: No such claim.
+
+    Example:
+        >>> claim("pooling").says
+        'Max pooling down-samples the stages, and high-level features come with growing receptive fields.'
     """
     if name not in _CLAIMS:
         raise unknown("claim", name, _CLAIMS)
