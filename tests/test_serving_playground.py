@@ -423,6 +423,8 @@ def test_an_answer_in_full(server: Running, visit: Visit) -> None:
     inked = "(canvases) => canvases.map((one) => new Set(one.getContext('2d').getImageData(0, 0, one.width, one.height).data).size)"
     assert min(card.locator("canvas").evaluate_all(inked)) > 2
     assert card.locator("canvas").first.evaluate("(one) => [one.width, one.height]") == [28, 28]
+    page.click("#clear")
+    assert [page.locator(what).count() for what in (".mark.right", "figure", ".bars .best")] == [0, 0, 0], "nothing is left of it"
 
 
 def test_one_request_under_way_for_each_model(server: Running, visit: Visit) -> None:

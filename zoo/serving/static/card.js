@@ -93,7 +93,8 @@ export class ModelCard {
   blank() {
     this.#round += 1;
     this.answer = null;
-    for (const node of [this.label, this.mark, this.share, this.latency]) setText(node, "");
+    for (const node of [this.label, this.share, this.latency]) setText(node, "");
+    this.#judge("");
     this.#say(this.current ? "" : away(this.model));
     this.levels.replaceChildren();
     this.#drawBars();
