@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from unittest import mock
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 from docutils import nodes
@@ -34,7 +34,9 @@ nitpicky = True
 OTHERS = r"(argparse|collections|grpc|importlib|keras|keras_tuner|numpy|optuna|os|pathlib|subprocess|tensorflow|types|typing)\..*"
 IMPORTED = "Any|Callable|Figure|HyperModel|Iterable|Iterator|Mapping|Path|Popen|Sequence|Study"
 # Names for a type, of which the text beside them says what it is, and what the package keeps to itself.
-ALIASES = r"Addresses|Of one image|Arrays|Domain|Features|ModelSource|Range|Tables|Watch|Manager|tuning\.oracles\.Observation"
+ALIASES = (
+    r"Addresses|Arrays|Domain|Features|ModelSource|Range|Tables|Watch|Manager|tuning\.oracles\.Observation|tuning\.dispatch\.Compilation"
+)
 nitpick_ignore_regex = [("py:.*", f"{OTHERS}|{IMPORTED}|{ALIASES}")]
 
 myst_heading_anchors = 4

@@ -96,7 +96,7 @@ class Laboratory:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Of one image: height, width, channels."""
+        """Height, width and channels of one image."""
         height, width, channels = self.training.images.shape[1:]
         return height, width, channels
 
