@@ -7,9 +7,6 @@ import os
 from collections.abc import Iterator
 from unittest import mock
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
@@ -20,6 +17,10 @@ from sphinx.util.nodes import make_refnode
 
 import zoo
 from zoo.cli import build_parser
+from zoo.console import load_backend
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+load_backend()  # without the notes that TensorFlow writes while loading
 
 project = "neuron-zoo"
 author = "the authors of neuron-zoo"
@@ -28,15 +29,14 @@ release = version = zoo.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "index"
+suppress_warnings = ["toc.empty_glob"]  # `tasks/*` finds what the lines above it do not name
 
 # Every reference has to resolve, but for those into other packages: their inventories would have to be fetched.
 nitpicky = True
 OTHERS = r"(argparse|collections|grpc|importlib|keras|keras_tuner|numpy|optuna|os|pathlib|subprocess|tensorflow|types|typing)\..*"
 IMPORTED = "Any|Callable|Figure|HyperModel|Iterable|Iterator|Mapping|Path|Popen|Sequence|Study"
 # Names for a type, of which the text beside them says what it is, and what the package keeps to itself.
-ALIASES = (
-    r"Addresses|Arrays|Domain|Features|ModelSource|Range|Tables|Watch|Manager|tuning\.oracles\.Observation|tuning\.dispatch\.Compilation"
-)
+ALIASES = r"Addresses|Arrays|Domain|Features|ModelSource|Range|Tables|Watch|Manager|tuning\.oracles\.Observation|tuning\.dispatch\.Compilation"
 nitpick_ignore_regex = [("py:.*", f"{OTHERS}|{IMPORTED}|{ALIASES}")]
 
 myst_heading_anchors = 4
