@@ -17,6 +17,8 @@ from zoo.specs import AUGMENTATIONS
 
 def fine_tune(folder: Path, weights: str, epochs: int, batch_size: int, augment: list[str], run: Path, to: Path) -> Path:
     """Trains on the folder's images, resized to what the weights take, prints what came of it, and returns the export's directory."""
+    images = zoo.dataset_info(folder)
+    print(f"{images.splits['train']} training images of {', '.join(images.class_names)}")
     card = zoo.train(
         zoo.Recipe(
             model=weights.partition(".")[0],
