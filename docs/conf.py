@@ -29,7 +29,6 @@ release = version = zoo.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "index"
-suppress_warnings = ["toc.empty_glob"]  # `tasks/*` finds what the lines above it do not name
 
 # Every reference has to resolve, but for those into other packages: their inventories would have to be fetched.
 nitpicky = True
