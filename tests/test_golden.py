@@ -96,6 +96,7 @@ def test_the_form_of_a_classify_request(exchanges: list[Exchange], tmp_path: Pat
         (lambda body: body["outputs"].pop("label"), float("inf")),
         (lambda body: body["outputs"]["class_id"].append(1), float("inf")),
         (lambda body: body["outputs"].__setitem__("logits", None), float("inf")),
+        (lambda body: body["outputs"]["logits"][1].__setitem__(2, float("nan")), float("inf")),
     ],
 )
 def test_a_difference_is_found(change: Any, expected: float, exchanges: list[Exchange], tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_it_serves_announces_drains_and_stops() -> None:
         assert "unknown argument: --a_flag_of_tomorrow=3" in said
         assert "usage: " in said
         assert re.search(r"not served: .*broken/1 cannot be loaded", said)
-        assert "half_plus_two: version 1, 2\n" in said
+        assert "half_plus_two: version 1, 2 on tf\n" in said
         shown = re.search(r"^try:  (.*)$", said, re.MULTILINE)
         assert shown is not None
         answered = subprocess.run(["bash", "-c", shown[1]], capture_output=True, text=True, timeout=60)
@@ -151,7 +151,7 @@ def test_defaults(options: Any, tmp_path: Path) -> None:
     manager = given.manager
     assert manager is not None
     assert (manager.poll_seconds, manager.config_poll_seconds, manager.retries, manager.retry_seconds) == (1, 0, 5, 60)
-    assert (manager.warmup, manager.labels_for_unavailable, manager.session.tags) == (True, False, ("serve",))
+    assert (manager.warmup, manager.labels_for_unavailable, manager.session.tags, manager.engine) == (True, False, ("serve",), "auto")
     assert [(source.name, source.base_path) for source in seen["sources"]] == [("default", tmp_path)]
     assert seen["wait"]
     assert given.playground
@@ -188,6 +188,7 @@ def test_every_flag_arrives(options: Any, tmp_path: Path) -> None:
         "--max_body_bytes=1000",
         "--max_waiting_requests=9",
         "--flush_filesystem_caches=false",
+        "--engine=tf",
         LABELS,
     )
     given: ServerOptions = seen["options"]
@@ -207,6 +208,7 @@ def test_every_flag_arrives(options: Any, tmp_path: Path) -> None:
     session = manager.session
     assert (session.tags, session.intra_op_threads, session.inter_op_threads, session.gpu_memory_fraction) == (("serve", "gpu"), 5, 6, 0.5)
     assert session.config
+    assert manager.engine == "tf"
     assert [source.name for source in seen["refresh"]()] == ["a"]
 
 

@@ -24,8 +24,8 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2) + "\n")
 
 
-def load_backend() -> None:
-    """Imports TensorFlow and Keras without the notes that their native code writes to the terminal while loading.
+def load_backend(*, with_keras: bool = True) -> None:
+    """Imports TensorFlow, and Keras where it is wanted, without the notes that their native code writes to the terminal while loading.
 
     The notes bypass Python's `sys.stderr`, so the file descriptor is turned away while the import runs. If the import
     fails, everything that was held back is shown.
@@ -39,7 +39,8 @@ def load_backend() -> None:
     with tempfile.TemporaryFile() as held_back:
         os.dup2(held_back.fileno(), 2)
         try:
-            import keras  # noqa: F401
+            if with_keras:
+                import keras  # noqa: F401
             import tensorflow as tf
 
             tf.get_logger().setLevel("ERROR")

@@ -183,7 +183,7 @@ def _difference(left: Any, right: Any) -> float:
     if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
         return max((_difference(a, b) for a, b in zip(left, right, strict=True)), default=0.0)
     if isinstance(left, float) and isinstance(right, float):
-        return abs(left - right)
+        return abs(left - right) if abs(left - right) >= 0 else float("inf")  # one of them is no number
     return 0.0 if left == right else float("inf")
 
 

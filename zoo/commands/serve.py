@@ -12,11 +12,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.console import load_backend
 from zoo.errors import ServingError, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +29,9 @@ EXAMPLES = """  zoo serve                                    the repository save
   zoo serve cnn_bn.mnist relu_mlp.mnist        pretrained models, exported on the fly
   zoo serve --port=8500 --rest_api_port=8501 --model_name=digits --model_base_path=/srv/models/digits
   zoo serve --model_config_file=/srv/models.config --model_config_file_poll_wait_seconds=30
+  zoo serve saved_models --engine onnx         the ONNX form of every version that has one
   zoo serve saved_models --engine tensorflow_model_server"""
+ENGINES = ("auto", "tf", "litert", "onnx")
 TF_SERVING = "tensorflow_model_server"
 OWN_FLAGS = ("--engine", "--host", "--max_body_bytes", "--max_waiting_requests")
 OWN_SWITCHES = ("--no-playground",)
@@ -61,7 +62,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", metavar="WHAT", nargs="*", help="a model repository, or pretrained names and run directories (default: saved_models)"
     )
-    parser.add_argument("--engine", choices=("embedded", TF_SERVING), default="embedded", help="what serves: this package, or TF Serving's binary")
+    parser.add_argument(
+        "--engine",
+        choices=(*ENGINES, TF_SERVING),
+        default=ENGINES[0],
+        help="what answers: TensorFlow (tf), a version's LiteRT or ONNX form where its answers are the same, the fastest of them (auto, the "
+        f"default), or TF Serving's binary ({TF_SERVING})",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
     parser.add_argument("--max_body_bytes", type=int, default=256 * 1024 * 1024, metavar="BYTES", help="largest REST body (default: 256 MiB)")
     parser.add_argument("--max_waiting_requests", type=int, default=1000, metavar="N", help="requests that may wait for their turn (default: 1000)")
@@ -165,7 +172,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace, temporary: Path) -> None:
     if ignored := [name for name in IGNORED if getattr(arguments, name) is not None]:
         print(f"without effect here: {', '.join(f'--{name}' for name in ignored)}", file=sys.stderr)
-    load_backend()
     from zoo.serving.server import serve
 
     find = _finder(arguments, temporary)
@@ -187,6 +193,7 @@ def _finder(arguments: argparse.Namespace, temporary: Path) -> Callable[[], list
 
 def _repository(sources: Sequence[str], temporary: Path) -> Path:
     """Returns the repository that the command line names, or one with exports of the models that it names."""
+    from zoo.console import load_backend
     from zoo.export import export_model
     from zoo.factory import RUN_CARD
 
@@ -201,6 +208,7 @@ def _repository(sources: Sequence[str], temporary: Path) -> Path:
     for name in names:
         if os.sep in name and not Path(name).exists():
             raise ServingError(f"There is no model repository {name}. `zoo export NAME --to {name}` makes one.")
+        load_backend()
         export_model(name, temporary)
     return temporary
 
@@ -248,6 +256,7 @@ def _manager_options(arguments: argparse.Namespace) -> Any:
         warmup=arguments.enable_model_warmup,
         warmup_iterations=arguments.num_request_iterations_for_warmup,
         labels_for_unavailable=arguments.allow_version_labels_for_unavailable_models,
+        engine=arguments.engine,
         session=SessionOptions(
             tags=tuple(arguments.saved_model_tags.split(",")),
             intra_op_threads=arguments.tensorflow_intra_op_parallelism or both or None,
@@ -259,11 +268,13 @@ def _manager_options(arguments: argparse.Namespace) -> Any:
 
 
 def _session_config(path: Path | None) -> bytes:
+    if path is None:
+        return b""
     from tensorflow.core.protobuf.config_pb2 import ConfigProto
 
     from zoo.serving.repository import read_text_message
 
-    return b"" if path is None else read_text_message(path, ConfigProto()).SerializeToString()
+    return bytes(read_text_message(path, ConfigProto()).SerializeToString())
 
 
 def _batching(arguments: argparse.Namespace) -> Any:
@@ -296,7 +307,7 @@ def _announce(manager: Manager, addresses: Addresses, playground: bool) -> None:
         print(f"not served: {reason}", file=sys.stderr)
     names = [source.name for source in manager.sources if manager.loaded(source.name)]
     for name in names:
-        print(f"{name}: version {', '.join(map(str, manager.loaded(name)))}")
+        print(f"{name}: version {_versions(manager.loaded(name))}")
     if addresses.rest:
         loaded = manager.loaded(names[0])
         print(f"try:  {_example(loaded[max(loaded)], f'{addresses.rest}/v1/models/{names[0]}')}")
@@ -304,6 +315,14 @@ def _announce(manager: Manager, addresses: Addresses, playground: bool) -> None:
             print(f"page: {addresses.rest}/")
     print(f"{READY}{addresses}", flush=True)
     logging.getLogger("zoo.serving").setLevel(logging.INFO)  # from now on, versions that come and go are news
+
+
+def _versions(loaded: Mapping[int, Any]) -> str:
+    """The versions' numbers with their engines: `1, 2 on tf`, or `1 on tf, 2 on litert`."""
+    engines = {servable.engine for servable in loaded.values()}
+    if len(engines) == 1:
+        return f"{', '.join(map(str, loaded))} on {engines.pop()}"
+    return ", ".join(f"{number} on {servable.engine}" for number, servable in loaded.items())
 
 
 def _example(servable: Any, url: str) -> str:
@@ -347,7 +366,7 @@ def _run_tf_serving(arguments: argparse.Namespace, temporary: Path) -> int:
     """Runs TF Serving's binary with the same arguments, and passes signals on to it."""
     binary = shutil.which(TF_SERVING)
     if binary is None:
-        raise ServingError(f"{TF_SERVING} is not on PATH. Without --engine the embedded server serves the same models.")
+        raise ServingError(f"{TF_SERVING} is not on PATH. Without --engine this package serves the same models.")
     command = [binary, *_tf_serving_arguments(arguments, temporary)]
     started: list[subprocess.Popen[bytes]] = []
     received: list[int] = []

@@ -6,7 +6,7 @@ rest.py           paths, methods and statuses; json_parser.py and json_codec.py:
 grpc_server.py    TF Serving's two gRPC services
 service.py        the services without the wire; inference.py: predict, classify, regress
 manager.py        versions that come and go; warmup.py: their first requests; tfrecord.py: the file that holds them
-servable.py       one loaded SavedModel; batching.py: requests that run together
+servable.py       one loaded SavedModel; engines.py: LiteRT and ONNX in its place; batching.py: requests that run together
 repository.py     which models and versions there are: folders, models.config
 tensors.py        TensorProto to arrays and back; messages.py: protocol buffers without TensorFlow
 status.py         the canonical status codes; metrics.py: counts and times

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zoo.errors import ServingError
+from zoo.serving.engines import AUTO, require
 from zoo.serving.repository import ModelSource
 from zoo.serving.servable import Servable, SessionOptions
 from zoo.serving.status import Code, StatusError, failed_precondition, invalid_argument, not_found
@@ -49,6 +50,7 @@ class ManagerOptions:
         warmup_iterations: How often each is.
         labels_for_unavailable: Whether a new label may name a version that is not loaded.
         session: How sessions run.
+        engine: What answers: `tf`, `litert`, `onnx` or, by measurement, `auto`; see `zoo.serving.engines`.
     """
 
     poll_seconds: float = 1.0
@@ -59,6 +61,7 @@ class ManagerOptions:
     warmup_iterations: int = 1
     labels_for_unavailable: bool = False
     session: SessionOptions = field(default_factory=SessionOptions)
+    engine: str = AUTO
 
 
 @dataclass
@@ -89,12 +92,17 @@ class Manager:
         sources: The models at the start.
         options: How versions are looked for and loaded.
         refresh: Returns the models anew, as by reading models.config again.
+
+    Raises:
+        MissingExtraError: The package of the engine that is asked for is not installed.
+        UsageError: There is no such engine.
     """
 
     def __init__(
         self, sources: Sequence[ModelSource], options: ManagerOptions | None = None, refresh: Callable[[], Sequence[ModelSource]] | None = None
     ) -> None:
         self.options = options or ManagerOptions()
+        require(self.options.engine)
         self._refresh, self._found = refresh, list(sources)
         self._sources: dict[str, ModelSource] = {}
         self._versions: dict[str, dict[int, Version]] = {}
@@ -298,7 +306,7 @@ class Manager:
         version.attempts += 1
         servable = None
         try:
-            servable = Servable(path, self.options.session)
+            servable = Servable(path, self.options.session, self.options.engine)
             if self.options.warmup:
                 warm_up(servable, self.options.warmup_iterations)
         except (ServingError, StatusError) as error:
@@ -312,7 +320,7 @@ class Manager:
         with self._publishing:
             self._serving = {**self._serving, name: {**self._serving.get(name, {}), number: servable}}
         version.state = State.AVAILABLE
-        logger.info("Successfully loaded servable version %s/%d", name, number)
+        logger.info("Successfully loaded servable version %s/%d, served by %s", name, number, servable.engine)
 
     def _unload(self, name: str, number: int) -> None:
         version = self._versions[name][number]

@@ -35,7 +35,7 @@ class Metrics:
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = defaultdict(int)
         self._latencies: dict[tuple[str, str, str], _Histogram] = defaultdict(_Histogram)
-        self._runtimes: dict[tuple[str, str], _Histogram] = defaultdict(_Histogram)
+        self._runtimes: dict[tuple[str, str, str], _Histogram] = defaultdict(_Histogram)
         self._lock = threading.Lock()
 
     def request(self, model: str, api: str, entrypoint: str, status: str, seconds: float) -> None:
@@ -53,10 +53,10 @@ class Metrics:
             if status == "OK":
                 self._latencies[model, api, entrypoint].add(seconds * 1e6)
 
-    def runtime(self, model: str, api: str, seconds: float) -> None:
-        """Records how long TensorFlow ran for a request."""
+    def runtime(self, model: str, api: str, runtime: str, seconds: float) -> None:
+        """Records how long a runtime ran for a request: `TF1`, as TF Serving calls a session, `LiteRT` or `ONNX`."""
         with self._lock:
-            self._runtimes[model, api].add(seconds * 1e6)
+            self._runtimes[model, api, runtime].add(seconds * 1e6)
 
     def page(self) -> str:
         """Returns everything as a Prometheus page."""
@@ -68,8 +68,8 @@ class Metrics:
             for (model, api, entrypoint), histogram in sorted(self._latencies.items()):
                 lines += _histogram(":tensorflow:serving:request_latency", _labels(model_name=model, API=api, entrypoint=entrypoint), histogram)
             lines.append("# TYPE :tensorflow:serving:runtime_latency histogram")
-            for (model, api), histogram in sorted(self._runtimes.items()):
-                lines += _histogram(":tensorflow:serving:runtime_latency", _labels(model_name=model, API=api, runtime="TF1"), histogram)
+            for (model, api, runtime), histogram in sorted(self._runtimes.items()):
+                lines += _histogram(":tensorflow:serving:runtime_latency", _labels(model_name=model, API=api, runtime=runtime), histogram)
         return "\n".join(lines) + "\n"
 
 

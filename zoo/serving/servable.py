@@ -1,10 +1,10 @@
-"""One version of a model, loaded as TF Serving loads it: into a session of its own."""
+"""One version of a model, loaded as TF Serving loads it, into a session of its own; where an engine answers in its place, when it is needed."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy
 
+from zoo.console import load_backend
 from zoo.errors import ServingError
-from zoo.serving.messages import as_declared
+from zoo.export import EXTRA
+from zoo.serving.engines import TF, Answers, choose
+from zoo.serving.messages import as_declared, message
 from zoo.serving.status import Code, StatusError, failed_precondition, invalid_argument
 from zoo.serving.tensors import TensorInfo, type_of
 
@@ -24,6 +27,7 @@ ABORTING = frozenset(("AvgPool3D", "Conv2D", "Conv3D", "DepthwiseConv2dNative", 
 """Operations whose oneDNN kernels end the whole process, or read past their input, when it has too few dimensions."""
 SMALL_MODEL = 32 * 1024 * 1024
 """Bytes on disk below which a model runs in the thread that calls it: handing its operations to pools costs more than they do."""
+_importing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ class Signature:
         definition: Its SignatureDef.
     """
 
-    def __init__(self, session: Any, name: str, definition: Any, aborts: bool) -> None:
-        self._session, self.name, self.definition, self._aborts = session, name, definition, aborts
+    def __init__(self, servable: Servable, name: str, definition: Any) -> None:
+        self._servable, self.name, self.definition = servable, name, definition
         self._callables: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
         self._feeds = sorted(self.inputs, key=lambda alias: self.inputs[alias].tensor)
@@ -69,6 +73,16 @@ class Signature:
         """The outputs by name, sorted."""
         return {name: TensorInfo.of(self.definition.outputs[name]) for name in sorted(self.definition.outputs)}
 
+    def engine(self, arrays: Mapping[str, numpy.ndarray]) -> str:
+        """Returns the engine that a request goes to: `tf`, `litert` or `onnx`."""
+        answers = self._servable.answers
+        runtime = None if answers is None else answers.runtime(self.name, arrays)
+        return TF if runtime is None else runtime.name
+
+    def is_ready(self, arrays: Mapping[str, numpy.ndarray]) -> bool:
+        """Whether a request can be answered without loading the session first."""
+        return self._servable.has_session or self.engine(arrays) != TF
+
     def run(self, arrays: Mapping[str, numpy.ndarray], outputs: Sequence[str] = ()) -> dict[str, numpy.ndarray]:
         """Computes outputs.
 
@@ -82,12 +96,22 @@ class Signature:
         Raises:
             StatusError: A type does not fit, or an operation fails, as when a shape does not fit.
         """
-        names = tuple(outputs) or tuple(self.outputs)
+        names, answers = tuple(outputs) or tuple(self.outputs), self._servable.answers
+        if answers is not None and (found := answers.run(self.name, arrays, names)) is not None:
+            return found
+        return self.run_in_session(arrays, names)
+
+    def run_in_session(self, arrays: Mapping[str, numpy.ndarray], names: tuple[str, ...]) -> dict[str, numpy.ndarray]:
+        """Computes outputs, of these names and in this order, in the session.
+
+        Raises:
+            StatusError: See `run`.
+        """
         for index, alias in enumerate(self._feeds):
             info, array = self.inputs[alias], arrays[alias]
             if (expected := info.type) is not (given := type_of(array)) and expected.dtype is not None:
                 raise invalid_argument(f"Expects arg[{index}] to be {expected.name} but {given.name} is provided")
-            if self._aborts and array.ndim < len(info.shape or ()):
+            if self._servable.aborts and array.ndim < len(info.shape or ()):
                 raise invalid_argument(f"Expects {alias} to have {len(info.shape or ())} dimensions but its shape is {list(array.shape)}")
         function = self._callables.get(names) or self._callable(names)
         with status_of_errors():
@@ -100,14 +124,18 @@ class Signature:
 
         feeds = [self.inputs[alias].tensor for alias in self._feeds]
         options = CallableOptions(feed=feeds, fetch=[self.outputs[name].tensor for name in names])
+        try:
+            session = self._servable.session()
+        except ServingError as error:  # the version was damaged after an engine had taken it
+            raise StatusError(error.code, str(error)) from None
         with self._lock, status_of_errors():
             if names not in self._callables:
-                self._callables[names] = self._session._make_callable_from_options(options)
+                self._callables[names] = session._make_callable_from_options(options)
         return self._callables[names]
 
 
 class Servable:
-    """A SavedModel, of TensorFlow 1 or 2, in a session.
+    """A SavedModel, of TensorFlow 1 or 2.
 
     The session loader takes every SavedModel that TF Serving takes, which `tf.saved_model.load` does not, and like TF
     Serving it does not hold an input against the signature's shape.
@@ -115,30 +143,85 @@ class Servable:
     Args:
         path: The version's folder, with `saved_model.pb` in it.
         options: How the session runs.
+        engine: `tf`, `litert`, `onnx`, or `auto` for the fastest; see `zoo.serving.engines`.
+
+    Attributes:
+        answers: What answers in place of the session, or None.
+        aborts: Whether the graph has operations that end the process over too few dimensions.
 
     Raises:
         ServingError: The folder holds no SavedModel that can be loaded.
     """
 
-    def __init__(self, path: str | Path, options: SessionOptions | None = None) -> None:
-        import tensorflow as tf
-
-        self.path, options = Path(path), options or SessionOptions()
-        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=_config(self.path, options))
-        try:
-            with self._session.graph.as_default():
-                self.meta_graph = tf.compat.v1.saved_model.loader.load(self._session, list(options.tags), str(path))
-            self._require_variables()
-        except (OSError, RuntimeError, ValueError, TypeError, tf.errors.OpError) as error:
-            self._session.close()
-            code = Code.NOT_FOUND if isinstance(error, OSError) else getattr(error, "error_code", Code.FAILED_PRECONDITION)
-            raise ServingError(f"{path} cannot be loaded: {str(error).strip().partition(chr(10))[0]}", code) from None
-        graph = self.meta_graph.graph_def
-        aborts = any(node.op in ABORTING for nodes in (graph.node, *(function.node_def for function in graph.library.function)) for node in nodes)
-        definitions = {name: as_declared("SignatureDef", definition) for name, definition in self.meta_graph.signature_def.items()}
-        self._signatures = {name: Signature(self._session, name, definition, aborts) for name, definition in definitions.items()}
+    def __init__(self, path: str | Path, options: SessionOptions | None = None, engine: str = TF) -> None:
+        self.path, self._options = Path(path), options or SessionOptions()
+        self._session: Any = None
+        self._loading = threading.Lock()
         self._users, self._closing = 0, False
         self._condition = threading.Condition()
+        self.answers: Answers | None = None
+        meta_graph = None if engine == TF else _read_meta_graph(self.path, self._options.tags)
+        if meta_graph is None:
+            self.meta_graph = self._load()
+            self._describe(self.meta_graph)
+            return
+        self.meta_graph = meta_graph
+        self._describe(meta_graph)
+        self.answers = choose(self.path, meta_graph, engine, _threads(self.path, self._options)[0], self._timed)
+        if self.answers is None:
+            self.session()
+
+    def _describe(self, meta_graph: Any) -> None:
+        graph = meta_graph.graph_def
+        self.aborts = any(
+            node.op in ABORTING for nodes in (graph.node, *(function.node_def for function in graph.library.function)) for node in nodes
+        )
+        definitions = {name: as_declared("SignatureDef", definition) for name, definition in meta_graph.signature_def.items()}
+        self._signatures = {name: Signature(self, name, definition) for name, definition in definitions.items()}
+
+    @property
+    def engine(self) -> str:
+        """What answers requests as the signatures say: `tf`, `litert`, `onnx`, or two of them, as `litert+tf`, for few images and for many."""
+        return TF if self.answers is None else self.answers.name
+
+    @property
+    def has_session(self) -> bool:
+        """Whether the session is loaded."""
+        return self._session is not None
+
+    def session(self) -> Any:
+        """Returns the session, and loads it where that has not been needed so far.
+
+        Raises:
+            ServingError: The folder holds no SavedModel that can be loaded.
+        """
+        if self._session is None:
+            with self._loading:
+                if self._session is None:
+                    self._load()
+        return self._session
+
+    def _load(self) -> Any:
+        """Loads the session, and returns the graph in it."""
+        tf = _tensorflow()
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=_config(self.path, self._options))
+        try:
+            with session.graph.as_default():
+                meta_graph = tf.compat.v1.saved_model.loader.load(session, list(self._options.tags), str(self.path))
+            if _lacks_variables(self.path, meta_graph):
+                raise ValueError("its graph has variables, but there is no variables/variables.index: is it still being copied?")
+        except (OSError, RuntimeError, ValueError, TypeError, tf.errors.OpError) as error:
+            session.close()
+            code = Code.NOT_FOUND if isinstance(error, OSError) else getattr(error, "error_code", Code.FAILED_PRECONDITION)
+            raise ServingError(f"{self.path} cannot be loaded: {str(error).strip().partition(chr(10))[0]}", code) from None
+        self._session = session
+        return meta_graph
+
+    def _timed(self) -> Callable[[numpy.ndarray], Any]:
+        """Returns what an engine's time is held against."""
+        signature = self._signatures[DEFAULT_SIGNATURE]
+        self.session()
+        return lambda images: signature.run_in_session({"image": images}, tuple(signature.outputs))
 
     @property
     def signatures(self) -> Mapping[str, Any]:
@@ -180,13 +263,33 @@ class Servable:
         with self._condition:
             self._closing = True
             self._condition.wait_for(lambda: not self._users, timeout=CLOSE_SECONDS)
-        self._session.close()
+        if self._session is not None:
+            self._session.close()
 
-    def _require_variables(self) -> None:
-        """Refuses a version whose graph was copied before its variables: the loader would leave them without values."""
-        holds_variables = any(operation.type in ("VarHandleOp", "VariableV2", "Variable") for operation in self._session.graph.get_operations())
-        if holds_variables and self.meta_graph.HasField("saver_def") and not (self.path / "variables" / "variables.index").is_file():
-            raise ValueError("its graph has variables, but there is no variables/variables.index: is it still being copied?")
+
+def _read_meta_graph(path: Path, tags: Sequence[str]) -> Any:
+    """Reads a version's graph without TensorFlow; None where that does not go, for TensorFlow to say why."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        saved = message("SavedModel").FromString((path / "saved_model.pb").read_bytes())
+    except (OSError, DecodeError):
+        return None
+    found = next((graph for graph in saved.meta_graphs if set(graph.meta_info_def.tags) == set(tags)), None)
+    return None if found is None or _lacks_variables(path, found) else found
+
+
+def _lacks_variables(path: Path, meta_graph: Any) -> bool:
+    """Whether a version's graph was copied before its variables: the loader would leave them without values."""
+    holds_variables = any(node.op in ("VarHandleOp", "VariableV2", "Variable") for node in meta_graph.graph_def.node)
+    return holds_variables and meta_graph.HasField("saver_def") and not (path / "variables" / "variables.index").is_file()
+
+
+def _tensorflow() -> Any:
+    with _importing:
+        load_backend(with_keras=False)
+        import tensorflow as tf
+    return tf
 
 
 def _scalar(value: Any) -> numpy.ndarray:
@@ -211,11 +314,16 @@ def _config(path: Path, options: SessionOptions) -> Any:
     from tensorflow.core.protobuf.config_pb2 import ConfigProto
 
     config = ConfigProto.FromString(options.config)
-    small = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < SMALL_MODEL
-    # A negative number stands for the caller's own thread. The pool within operations is one for the whole process.
-    intra, inter = (1, -1) if small else (0, 0)
-    config.intra_op_parallelism_threads = intra if options.intra_op_threads is None else options.intra_op_threads
-    config.inter_op_parallelism_threads = inter if options.inter_op_threads is None else options.inter_op_threads
+    config.intra_op_parallelism_threads, config.inter_op_parallelism_threads = _threads(path, options)
     if options.gpu_memory_fraction:
         config.gpu_options.per_process_gpu_memory_fraction = options.gpu_memory_fraction
     return config
+
+
+def _threads(path: Path, options: SessionOptions) -> tuple[int, int]:
+    """Threads within an operation, and operations at the same time; 0 for the runtime's own choice."""
+    files = (file for file in path.rglob("*") if file.is_file() and EXTRA not in file.relative_to(path).parts)
+    # A negative number stands for the caller's own thread. The pool within operations is one for the whole process.
+    intra, inter = (1, -1) if sum(file.stat().st_size for file in files) < SMALL_MODEL else (0, 0)
+    given = (options.intra_op_threads, options.inter_op_threads)
+    return intra if given[0] is None else given[0], inter if given[1] is None else given[1]

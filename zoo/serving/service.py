@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ServingError
 from zoo.serving import inference
+from zoo.serving.engines import RUNTIME_NAMES
 from zoo.serving.inference import DEFAULTS, SIGNATURE_FIELD, Options
 from zoo.serving.manager import Manager, Version
 from zoo.serving.messages import message
@@ -15,10 +16,11 @@ from zoo.serving.repository import sources_of
 from zoo.serving.status import Code, StatusError, invalid_argument
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from zoo.serving.metrics import Metrics
-    from zoo.serving.servable import Servable
+    from zoo.serving.servable import Servable, Signature
 
 
 class Service:
@@ -27,7 +29,7 @@ class Service:
     Args:
         manager: The models.
         options: How requests are answered.
-        metrics: Where TensorFlow's time is recorded, or None.
+        metrics: Where the engines' time is recorded, or None.
     """
 
     def __init__(self, manager: Manager, options: Options = DEFAULTS, metrics: Metrics | None = None) -> None:
@@ -39,11 +41,11 @@ class Service:
             return self._options
         metrics, run = self._metrics, self._options.run
 
-        def timed(*arguments: Any) -> Any:
+        def timed(signature: Signature, arrays: Mapping[str, Any], outputs: Sequence[str]) -> Any:
             began = time.perf_counter()
-            outputs = run(*arguments)
-            metrics.runtime(model, api, time.perf_counter() - began)
-            return outputs
+            found = run(signature, arrays, outputs)
+            metrics.runtime(model, api, RUNTIME_NAMES[signature.engine(arrays)], time.perf_counter() - began)
+            return found
 
         return dataclasses.replace(self._options, run=timed)
 

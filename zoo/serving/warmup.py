@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,9 @@ from zoo.serving.status import Code, StatusError, invalid_argument, unimplemente
 from zoo.serving.tfrecord import read_records
 
 if TYPE_CHECKING:
-    from zoo.serving.servable import Servable
+    import numpy
+
+    from zoo.serving.servable import Servable, Signature
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MAXIMUM_RECORDS = 1000
@@ -19,6 +23,9 @@ MAXIMUM_RECORDS = 1000
 
 def warm_up(servable: Servable, iterations: int = 1) -> int:
     """Replays a servable's warm-up requests, a TFRecord file of PredictionLog messages.
+
+    Where an engine answers in place of the session, and the session is not loaded, requests for the session are only held
+    against the signatures.
 
     Args:
         servable: A loaded version.
@@ -45,8 +52,9 @@ def warm_up(servable: Servable, iterations: int = 1) -> int:
                 log = message("PredictionLog").FromString(record)
             except DecodeError:
                 raise invalid_argument(f"Failed to parse warmup record: {record[:100]!r} from {path}") from None
-            for _ in range(max(iterations, 1)):
-                _replay(servable, log)
+            with contextlib.suppress(_LeftOut):
+                for _ in range(max(iterations, 1)):
+                    _replay(servable, log)
     except StatusError as error:
         if error.code is not Code.DATA_LOSS:
             raise
@@ -54,15 +62,28 @@ def warm_up(servable: Servable, iterations: int = 1) -> int:
     return count
 
 
+class _LeftOut(Exception):
+    """A request would load the session."""
+
+
+def _run(signature: Signature, arrays: Mapping[str, numpy.ndarray], outputs: Sequence[str]) -> dict[str, numpy.ndarray]:
+    if not signature.is_ready(arrays):
+        raise _LeftOut
+    return signature.run(arrays, outputs)
+
+
+_OPTIONS = inference.Options(_run)
+
+
 def _replay(servable: Servable, log: Any) -> None:
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":
-        inference.predict(servable, 0, log.predict_log.request)
+        inference.predict(servable, 0, log.predict_log.request, _OPTIONS)
     elif kind == "classify_log":
-        inference.classify(servable, 0, log.classify_log.request)
+        inference.classify(servable, 0, log.classify_log.request, _OPTIONS)
     elif kind == "regress_log":
-        inference.regress(servable, 0, log.regress_log.request)
+        inference.regress(servable, 0, log.regress_log.request, _OPTIONS)
     elif kind == "multi_inference_log":
-        inference.multi_inference(servable, 0, log.multi_inference_log.request)
+        inference.multi_inference(servable, 0, log.multi_inference_log.request, _OPTIONS)
     elif kind == "session_run_log":
         raise unimplemented("Unsupported log_type for warmup: session_run_log")
