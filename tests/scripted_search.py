@@ -105,14 +105,14 @@ def sharing(directory: Path, url: str, trials: int, hangs: Any = None) -> Search
 
 
 class FatalEngine(ScriptedEngine):
-    """Writes down who trains what, and kills its own process in an epoch of a trial.
+    """Writes down who trains what, and in an epoch of the first trial that comes to it, kills its own process, or hangs for ever.
 
-    The trial is known by its place in the script: the first one that any worker takes beyond `epoch`. `times` are the deaths.
+    `times` are the deaths.
     """
 
-    def __init__(self, log: Path, epoch: int = 0, times: int = 0, seconds: float = 0.0) -> None:
+    def __init__(self, log: Path, epoch: int = 0, times: int = 0, seconds: float = 0.0, hangs: bool = False) -> None:
         super().__init__(seconds)
-        self.log, self.epoch, self.times = log, epoch, times
+        self.log, self.epoch, self.times, self.hangs = log, epoch, times, hangs
         self.note("started")
 
     def note(self, what: str, *more: object) -> None:
@@ -127,7 +127,9 @@ class FatalEngine(ScriptedEngine):
         def watch(row: Row) -> bool:
             ends = on_epoch is not None and on_epoch(row)
             if row["epoch"] == self.epoch and len(read_log(self.log, "dies")) < self.times and self._mine(recipe):
-                self.note("dies", recipe.learning_rate)
+                self.note("dies", recipe.learning_rate, os.getppid())
+                if self.hangs:
+                    threading.Event().wait()
                 os.kill(os.getpid(), signal.SIGKILL)
             return ends
 
@@ -150,10 +152,18 @@ class FatalSubject(ZooSubject):
 
 
 def fatal(
-    directory: Path, log: Path, patch: Callable[[Any, str, Any], None] = setattr, *, epoch: int = 0, times: int = 0, seconds: float = 0.0, **more: Any
+    directory: Path,
+    log: Path,
+    patch: Callable[[Any, str, Any], None] = setattr,
+    *,
+    epoch: int = 0,
+    times: int = 0,
+    seconds: float = 0.0,
+    hangs: bool = False,
+    **more: Any,
 ) -> SearchResult:
-    """Runs a search on workers of which one kills itself; see `FatalEngine`."""
-    patch(tuning.study, "ZooSubject", partial(FatalSubject, log=log, epoch=epoch, times=times, seconds=seconds))
+    """Runs a search on workers of which one kills itself, or hangs; see `FatalEngine`."""
+    patch(tuning.study, "ZooSubject", partial(FatalSubject, log=log, epoch=epoch, times=times, seconds=seconds, hangs=hangs))
     return search(RECIPE, **{"optimizers": ["sgd"], "study": "optimizers", "directory": directory, "workers": 2, "tensorboard": False, **more})
 
 

@@ -28,6 +28,7 @@ import tuning
 import zoo
 from tuning import storage
 from tuning.history import read_history
+from tuning.report import compiling
 from tuning.result import TABLE
 from tuning.study import BEST_RECIPE, Status, ZooSubject, resume, search
 from zoo.errors import StudyError, TrainingError, UnknownNameError, UsageError
@@ -61,6 +62,14 @@ def test_a_search_tries_every_optimizer_first_and_ranks(found: tuning.SearchResu
     assert scores == sorted(scores, reverse=True)
     assert len((found.directory / TABLE).read_text().splitlines()) == 4
     assert read_recipe(found.directory / BEST_RECIPE) == found.best.recipe
+
+
+def test_what_compiling_took_and_what_sharing_saved_is_known(found: tuning.SearchResult) -> None:
+    compilation = found.compilation
+    assert compilation is not None
+    assert (compilation.programs, compilation.times, compilation.reused) == (2, 2, 1)
+    assert 0 < compilation.saved <= compilation.seconds <= sum(trial.seconds for trial in found.trials)
+    assert "about" in compiling(compilation)
 
 
 def test_training_the_best_recipe_repeats_its_figure(found: tuning.SearchResult) -> None:

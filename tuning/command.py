@@ -25,6 +25,8 @@ EXAMPLES = """  zoo tune relu_mlp --dataset digits --budget 60s
   zoo tune --resume search --budget 10m              goes on, after an interruption too
   zoo tune relu_mlp --dataset digits --range adam.learning_rate=1e-5..0.1 --trials 50
   zoo tune cnn --dataset fashion_mnist --budget 10m --workers 4
+  zoo tune cnn --dataset fashion_mnist --budget 10m --from search
+  zoo tune cnn --dataset fashion_mnist --budget 1h --engine ray --address ray://head:10001
   zoo tune relu_mlp --dataset digits --trials 200 --storage postgresql://user@host/studies
   zoo train search/best_recipe.json                  trains the winner"""
 DEFAULT_BUDGET = 60.0
@@ -50,9 +52,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--sampler", help="tpe, random, gp, cmaes, qmc, or kerastuner_random, _bayesian, _grid, _hyperband (default: tpe)")
     search.add_argument("--scheduler", help="who goes on: asha, hyperband, median or none (default: asha)")
     search.add_argument("--reduction", type=int, help="one in so many trials goes on (default: 3)")
+    search.add_argument("--from", dest="from_study", type=Path, metavar="STUDY", help="begin with the best of another search, by its folder")
     search.add_argument("--no-priors", action="store_true", help="do not begin with configurations that earlier searches found good")
-    search.add_argument("--engine", choices=("compiled", "plain"), default="compiled", help="plain: stock Keras, the reference (default: compiled)")
-    search.add_argument("--workers", type=int, default=1, metavar="N", help="processes that train, each on its share of the cores (default: 1)")
+    search.add_argument(
+        "--engine", choices=("compiled", "plain", "ray"), default="compiled", help="ray: on a Ray cluster; plain: stock Keras (default: compiled)"
+    )
+    search.add_argument("--workers", type=int, metavar="N", help="processes that train, each on its share of the cores (default: 1; of Ray: all)")
+    search.add_argument("--address", help="of the Ray cluster, such as ray://head:10001 (default: the one on this machine, or a new one)")
     trial = parser.add_argument_group("each trial")
     trial.add_argument("--epochs", type=int, help="epochs of a whole trial (default: 9)")
     trial.add_argument("--batch-size", type=int, help="images per step (default: 128)")
@@ -83,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         "trials": arguments.trials,
         "engine": arguments.engine,
         "workers": arguments.workers,
+        "address": arguments.address,
         "checkpoints": arguments.checkpoints,
         "data_dir": arguments.data_dir,
     }
@@ -145,6 +152,7 @@ def _new(arguments: argparse.Namespace) -> dict[str, Any]:
         "reduction": 3 if arguments.reduction is None else arguments.reduction,
         "priors": not arguments.no_priors,
         "storage": arguments.storage,
+        "from_study": arguments.from_study,
         "accept_changes": arguments.accept_changes,
     }
 
@@ -152,6 +160,8 @@ def _new(arguments: argparse.Namespace) -> dict[str, Any]:
 def _resumed(arguments: argparse.Namespace) -> dict[str, Any]:
     """Checks that a resumption names nothing but what may differ."""
     given = [name for name in ("model", "dataset", "image_size", "out", "storage", *RESUMED) if getattr(arguments, name) is not None]
+    if arguments.from_study is not None:
+        given.append("from")
     if arguments.no_priors:
         given.append("no_priors")
     if given:

@@ -61,6 +61,13 @@ class Recent(OrderedDict[Hashable, T]):
         return self[key]
 
 
+def compiled(programs: Recent[Program], key: Hashable, make: Callable[[], Program]) -> tuple[Program, float]:
+    """Returns the program of a key, and the seconds that compiling it took; 0 where it was there."""
+    known, began = key in programs, time.perf_counter()
+    program = programs.find(key, make)
+    return program, 0.0 if known else time.perf_counter() - began
+
+
 class CompiledEngine:
     """Trains recipes by programs that they share.
 
@@ -113,12 +120,12 @@ class CompiledEngine:
             self._evaluations[structure] = evaluation
             return Program(evaluation, optimizer, free, recipe.batch_size)
 
-        program = self.programs.find((structure, kind, recipe.batch_size), build)
+        program, compile_seconds = compiled(self.programs, (structure, kind, recipe.batch_size), build)
         rates = learning_rates(schedule, first * steps, max(0, until - first) * steps)
         rows = partial(order, recipe.seed, images=len(self.training.labels))
         stretch = Stretch(program, numbers, free, rates, rows, first, until, snapshot, deadline, partial(_weaken, recipe, program), improved)
         stretch.load(lambda: self._start(recipe))
-        stretch.build_seconds = time.perf_counter() - began
+        stretch.build_seconds, stretch.compile_seconds = time.perf_counter() - began, compile_seconds
         return stretch.run(on_epoch)
 
     def _evaluation(self, recipe: Recipe, numbers: Mapping[str, float]) -> Evaluation:
@@ -233,13 +240,13 @@ class HyperModelEngine:
         def build() -> Program:
             return Program(Evaluation(model, Slots(places), self._data), model.optimizer, free, point.batch_size, remainder=True)
 
-        program = self.programs.find((structure, kind, point.batch_size), build)
+        program, compile_seconds = compiled(self.programs, (structure, kind, point.batch_size), build)
         first = 0 if snapshot is None else snapshot.epoch
         rates = learning_rates(schedule, first * program.steps, max(0, until - first) * program.steps)
         rows = partial(shuffled, point.seed if self.plain.shuffle else None, len(self._data))
         stretch = Stretch(program, numbers, free, rates, rows, first, until, snapshot, deadline, improved=improved)
         stretch.load(lambda: values)
-        stretch.build_seconds = built + time.perf_counter() - began
+        stretch.build_seconds, stretch.compile_seconds = built + time.perf_counter() - began, compile_seconds
         return stretch.run(on_epoch)
 
     @cached_property

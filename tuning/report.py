@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from tuning.dispatch import Compilation
 from tuning.display import clock, configuration
 from tuning.history import read_history
 from tuning.importances import importances
 from tuning.oracles import Observation, estimates
 from tuning.result import TABLE, SearchResult, Trial, TrialTable
-from tuning.settings import SETTINGS, read_settings
+from tuning.settings import SETTINGS, read_claim, read_settings
 from tuning.spaces import number_ranges, search_space
+from tuning.warm_start import SOURCE, judge
 from zoo.errors import UsageError
 from zoo.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, YELLOW, save_figure
 from zoo.files import write_text
@@ -71,6 +73,7 @@ def write_report(result: SearchResult) -> Path:
             folder, "optimizers", lambda figure: _draw_optimizers(figure, groups, figures), _height(len(groups)), "every trial, and the best one"
         ),
         ABOUT_INTERVALS,
+        *warm_start_sections(result, figures),
         "## Anytime",
         _picture(folder, "anytime", lambda figure: _draw_anytime(figure, result), ANYTIME, "best validation accuracy over time"),
         "## Learning rate",
@@ -195,8 +198,29 @@ def _overview(result: SearchResult, best: Trial) -> str:
     return (
         f"Best validation accuracy **{_percent(best.val_accuracy)}**{sure}, by trial {best.number} after {best.epochs} epochs.\n\n"
         f"{len(states)} trials ({counted}), {epochs} epochs in {clock(result.elapsed)}; {100 * result.overhead:.0f} % of the time was not spent in "
-        f"training steps. {result.ended[:1].upper()}{result.ended[1:]}{'.' if result.ended else ''}"
+        f"training steps. {result.ended[:1].upper()}{result.ended[1:]}{'.' if result.ended else ''}{compiling(result.compilation)}"
     )
+
+
+def compiling(found: Compilation | None) -> str:
+    """Returns a paragraph about what compiling took and what was saved; empty where nothing was compiled.
+
+    Example:
+        >>> print(compiling(Compilation(2, 2, 6.0, 10, 30.0)).strip())
+        Compiling: 2 programs, compiled 2 times in 6.0 s. 10 stretches of training ran on a program that was there: about 30.0 s saved.
+    """
+    if found is None or not found.times:
+        return ""
+    text = (
+        f"\n\nCompiling: {found.programs} programs, compiled {found.times} times in {found.seconds:.1f} s. "
+        f"{found.reused} stretches of training ran on a program that was there: about {found.saved:.1f} s saved."
+    )
+    if found.workers > 1:
+        text += (
+            f" The {found.workers} workers were given trials whose programs they had: in the order of the trials it would have been "
+            f"{found.in_order} compilations, about {found.grouped:.1f} s more."
+        )
+    return text
 
 
 def _settings_table(config: Mapping[str, Any]) -> str:
@@ -232,6 +256,46 @@ def _optimizer_table(groups: Mapping[str, list[Trial]], figures: Mapping[int, fl
         expected = f"{_percent(max(figures[trial.number] for trial in known))} ({_percent(low)} to {_percent(high)})"
         rows.append((name or "all", str(len(trials)), str(bad), measured, expected, f"`{values}`"))
     return _table(header, rows)
+
+
+def warm_start_sections(result: SearchResult, figures: Mapping[int, float]) -> list[str]:
+    """Returns what can be said of beginning with another study's configurations; nothing for a search that did not."""
+    if not (result.directory / SETTINGS).is_file():
+        return []
+    found = read_claim(result.directory)
+    numbers = {index: entry["figure"] for index, entry in enumerate(found["enqueued"]) if entry["source"] == SOURCE}
+    study = found["settings"].get("begun_with", "")
+    if not numbers:
+        return []
+    begun = {trial.number: figures[trial.number] for trial in result.trials if trial.state in ("diverged", "failed") or trial.curve}
+    evidence = judge(study, numbers, begun)
+    if evidence is None:
+        return ["## Warm start", f"The search began with configurations of {study}, but too few trials have been trained to compare them."]
+    rows = [
+        (name, str(len(group)), *(_percent(value) if math.isfinite(value) else "none" for value in (_middle(group), max(group, key=_low))))
+        for name, group in ((f"from {study}", evidence.own), ("in turn with them", evidence.others))
+    ]
+    agreement = "" if math.isnan(evidence.agreement) else f" What they reached there and here agrees by {evidence.agreement:.2f} (Spearman)."
+    best = "was" if result.best.number in numbers else "was not"
+    verdict = (
+        f"In rank, {evidence.verdict} (Mann-Whitney U test, two-sided p = {evidence.probability:.3f}).{agreement} "
+        f"The best trial of the search {best} one of them."
+    )
+    return [
+        "## Warm start",
+        _table(("the first trials", "trials", "median", "best"), rows),
+        verdict,
+    ]
+
+
+def _low(figure: float) -> float:
+    return figure if math.isfinite(figure) else -math.inf
+
+
+def _middle(figures: Sequence[float]) -> float:
+    """The median, where a trial without a figure is worse than any."""
+    middle = sorted(figures, key=_low)[len(figures) // 2]
+    return middle if len(figures) % 2 else (middle + sorted(figures, key=_low)[len(figures) // 2 - 1]) / 2
 
 
 def _edges(result: SearchResult) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuning.dispatch import Compilation
 from zoo.errors import TrainingError, UsageError, unknown
 from zoo.files import write_text
 from zoo.specs import Recipe
@@ -149,6 +150,7 @@ class SearchResult:
         elapsed: Wall time of all calls on the directory.
         ended: Why the search ended.
         validation: How many samples the trials were validated on.
+        compilation: What compiling took in this call, and what sharing programs saved; None where that is not known.
     """
 
     trials: TrialTable
@@ -162,6 +164,7 @@ class SearchResult:
     elapsed: float = 0.0
     ended: str = ""
     validation: int = 0
+    compilation: Compilation | None = None
 
     @property
     def ranking(self) -> list[Trial]:

@@ -93,6 +93,7 @@ class Segment:
         step_seconds: Inside training steps.
         validation_seconds: Evaluating after epochs.
         plain: Why plain Keras `fit` was used in place of a compiled step; empty where it was not.
+        compile_seconds: Of the building, tracing and compiling a program that was not there; 0 where it was.
     """
 
     state: State
@@ -103,6 +104,7 @@ class Segment:
     step_seconds: float = 0.0
     validation_seconds: float = 0.0
     plain: str = ""
+    compile_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

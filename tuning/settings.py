@@ -43,6 +43,7 @@ class Settings:
         epochs: Of a whole trial.
         batch_size: Images per step.
         seed: Of the trials and the proposals.
+        begun_with: The study whose best configurations it began with; empty for none.
     """
 
     recipe: Recipe | None
@@ -59,10 +60,13 @@ class Settings:
     epochs: int = 9
     batch_size: int = 128
     seed: int = 0
+    begun_with: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as JSON-ready data; `Settings.from_dict` is its inverse."""
         data = dataclasses.asdict(dataclasses.replace(self, recipe=None))
+        if not self.begun_with:
+            del data["begun_with"]
         return json.loads(json.dumps({**data, "recipe": self.recipe and self.recipe.to_dict()}))
 
     @classmethod
@@ -91,7 +95,7 @@ class Claim:
         name: Of its study.
         storage: The URL of the study's database.
         worker: Whose trials this directory's are, among all of a shared study's.
-        enqueued: What comes first: `config`, and where it is from as `source`.
+        enqueued: What comes first: `config`, where it is from as `source`, and of another study's what it reached there as `figure`.
         shared: Others may write to the study.
     """
 
@@ -164,6 +168,19 @@ def read_settings(directory: str | Path) -> Settings:
     if found is None:
         raise UsageError(f"{directory} holds no search to go on with: it has no {SETTINGS}.")
     return Settings.from_dict(found["settings"])
+
+
+def read_claim(directory: str | Path) -> dict[str, Any]:
+    """Reads what a directory says of its search's record: `name`, `url`, `space_version`, `enqueued` and others.
+
+    Raises:
+        UsageError: There is no search.
+        StudyError: What is there cannot be read.
+    """
+    found = _read(Path(directory))
+    if found is None:
+        raise UsageError(f"{directory} holds no search: it has no {SETTINGS}.")
+    return {**found, "url": found["storage"] or directory_url(Path(directory))}
 
 
 def _read(directory: Path) -> dict[str, Any] | None:

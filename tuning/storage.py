@@ -59,6 +59,8 @@ class Record:
         step_seconds: Inside training steps.
         validation_seconds: Evaluating.
         plain: Why it was trained by plain Keras; empty where it was not.
+        signature: The same for trials that can share a compiled program.
+        passed: How often another trial was preferred while it was ready.
         mine: Whether this process's search may go on with it.
         busy: Whether it is being trained, or about to be.
     """
@@ -77,6 +79,8 @@ class Record:
     step_seconds: float = 0.0
     validation_seconds: float = 0.0
     plain: str = ""
+    signature: str = ""
+    passed: int = 0
     mine: bool = True
     busy: bool = False
 
@@ -336,6 +340,24 @@ def _read(trial: FrozenTrial, worker: str) -> Record:
         return Record(trial.number, json.loads(trial.user_attrs["config"]), curve=curve, mine=progress["worker"] == worker, **progress)
     except (KeyError, TypeError, ValueError):
         raise StudyError(f"Trial {trial.number} of the study was not written by this package. Choose another storage or directory.") from None
+
+
+def read_records(url: str, name: str) -> list[Record]:
+    """Reads the trials of a study without taking part in it.
+
+    Raises:
+        StudyError: It cannot be read, or there is none.
+    """
+    storage = open_storage(url)
+    try:
+        with translated(url), silence():
+            trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
+        return [_read(trial, "") for trial in trials]
+    except KeyError:
+        raise StudyError(f"{readable(url)} holds no study {name!r}.") from None
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 # --- storages ---------------------------------------------------------------------------------------------------------

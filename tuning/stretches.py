@@ -32,6 +32,7 @@ class Stretch:
         prepare: Called with the number of each epoch, from 0, before it begins.
         improved: Called with each epoch's row; where it returns True, the snapshot keeps the model as it is then.
         build_seconds: What was spent before.
+        compile_seconds: Of that, compiling the program.
     """
 
     program: Program
@@ -46,6 +47,7 @@ class Stretch:
     prepare: Callable[[int], None] = lambda epoch: None
     improved: Improved | None = None
     build_seconds: float = 0.0
+    compile_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         pairs = (self.program.evaluation.slots, self.numbers), (self.program.free, self.free)
@@ -117,4 +119,5 @@ class Stretch:
 
     def _segment(self, state: State, message: str = "") -> Segment:
         snapshot = None if state == "diverged" else self.snapshot
-        return Segment(state, tuple(self.history), snapshot, message, self.build_seconds, self.step_seconds, self.validation_seconds)
+        seconds = (self.build_seconds, self.step_seconds, self.validation_seconds)
+        return Segment(state, tuple(self.history), snapshot, message, *seconds, compile_seconds=self.compile_seconds)

@@ -6,14 +6,18 @@ name, which a program takes as arguments. `places` says where in the built model
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import keras
 
-from tuning.scalars import is_free, without_schedule
+from tuning.scalars import FREE, FREE_IN_ALL, is_free, without_schedule
+from zoo.optimizers import optimizer_info
 from zoo.registry import resolve
 from zoo.specs import Flip, Recipe
 
@@ -63,6 +67,30 @@ def recipe_places(trainer: keras.Model, loss: Any, numbers: Mapping[str, float])
     layers = [(layer, "rate") for layer in trainer._flatten_layers() if type(layer) is keras.layers.Dropout]
     places: Places = {"layers.dropout": layers, "loss.label_smoothing": [(loss, "label_smoothing")]}
     return {name: places[name] for name in numbers}
+
+
+def graph_signature(recipe: Recipe) -> str:
+    """Returns 12 hexadecimal digits that are the same for recipes which train on the same program, without building anything.
+
+    Example:
+        >>> first = graph_signature(Recipe("relu_mlp", "digits", optimizer="adam", optimizer_arguments={"beta_1": 0.9}))
+        >>> first == graph_signature(Recipe("relu_mlp", "digits", optimizer="adam", optimizer_arguments={"beta_1": 0.8}, learning_rate=0.1))
+        True
+        >>> first == graph_signature(Recipe("relu_mlp", "digits", optimizer="adam", hyperparameters={"units": 8}))
+        False
+    """
+    spec = optimizer_info(recipe.optimizer)
+    names = (*FREE.get(spec.keras_class, ()), *FREE_IN_ALL)
+    arguments = {**_defaults(spec.keras_class), **spec.defaults, **recipe.optimizer_arguments}
+    kind = sorted((name, "free" if name in names and is_free(value) else value) for name, value in arguments.items())
+    optimizer = (recipe.optimizer, kind, recipe.ema is None, recipe.batch_size, why_plain(recipe))
+    return hashlib.sha256(repr((recipe_structure(recipe)[0], optimizer)).encode()).hexdigest()[:12]
+
+
+@cache
+def _defaults(keras_class: str) -> dict[str, Any]:
+    parameters = inspect.signature(getattr(keras.optimizers, keras_class).__init__).parameters
+    return {name: entry.default for name, entry in parameters.items() if name not in ("self", "learning_rate", "name", "kwargs")}
 
 
 def start_structure(recipe: Recipe) -> Hashable:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import keras_tuner
 
+from tuning.dispatch import LOOKAHEAD, Dispatcher
 from tuning.executors import Executor, InProcess, Job, Outcome
 from tuning.history import History
 from tuning.hparams import write_trial
@@ -32,9 +33,11 @@ from tuning.priors import first_configurations
 from tuning.result import TABLE, SearchResult, Trial, TrialTable
 from tuning.schedulers import Scheduler, create_scheduler
 from tuning.segments import OUT_OF_TIME, Engine, PlainEngine, Point, Row, Snapshot
-from tuning.settings import Claim, Settings, claim, default_directory, read_settings
+from tuning.settings import SETTINGS, Claim, Settings, claim, default_directory, read_settings
 from tuning.spaces import Range, Study, configure, describe, number_ranges, search_space
 from tuning.storage import DirectoryLock, Ledger, Record, State
+from tuning.structures import graph_signature
+from tuning.warm_start import begin_with, read_study
 from zoo.errors import StudyError, UsageError, unknown
 from zoo.specs import Recipe
 from zoo.training import load_training_data, write_recipe
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
     from tuning.plain_models import PlainHyperModelEngine
 
 BEST_RECIPE, CHECKPOINTS = "best_recipe.json", "checkpoints"
-ENGINES = ("compiled", "plain")
+ENGINES = ("compiled", "plain", "ray")
 POLL_SECONDS = 0.5  # between two looks at a shared study in which others are at work
 DEATHS = 3  # of its workers, before a trial counts as failed
 OVERTIME = 10.0  # seconds after the budget's end until workers that have not come to a stop are ended
@@ -93,6 +96,9 @@ class Subject(Protocol):
     def job(self, config: Mapping[str, Any]) -> Any:
         """Returns what the engine takes for a configuration."""
 
+    def signature(self, config: Mapping[str, Any]) -> str:
+        """Returns what is the same for configurations that can share a compiled program."""
+
     def recipe(self, config: Mapping[str, Any], epochs: int) -> Recipe | None:
         """Returns the recipe that repeats a trial of so many epochs, if there is one."""
 
@@ -110,6 +116,9 @@ class ZooSubject:
 
     def job(self, config: Mapping[str, Any]) -> Recipe:
         return configure(self.base, config)
+
+    def signature(self, config: Mapping[str, Any]) -> str:
+        return graph_signature(configure(self.base, config))
 
     def recipe(self, config: Mapping[str, Any], epochs: int) -> Recipe:
         recipe = configure(self.base, config)
@@ -135,6 +144,9 @@ class ArraySubject:
 
     def job(self, config: Mapping[str, Any]) -> Point:
         return Point(self.space, config, self.settings.epochs, self.settings.batch_size, self.settings.seed)
+
+    def signature(self, config: Mapping[str, Any]) -> str:
+        return repr(sorted((name, value) for name, value in config.items() if not isinstance(value, float)))
 
     def recipe(self, config: Mapping[str, Any], epochs: int) -> None:
         return None
@@ -175,10 +187,12 @@ def search(
     batch_size: int = 128,
     seed: int = 0,
     engine: str = "compiled",
-    workers: int = 1,
+    workers: int | None = None,
+    address: str | None = None,
     checkpoints: bool = False,
     directory: str | Path | None = None,
     storage: str | None = None,
+    from_study: str | Path | None = None,
     accept_changes: bool = False,
     tensorboard: bool = True,
     data_dir: str | Path | None = None,
@@ -211,15 +225,18 @@ def search(
         epochs: Of a whole trial of a hypermodel.
         batch_size: Images per step of a hypermodel's trials.
         seed: Of a hypermodel's search; with a recipe its own counts.
-        engine: `"compiled"`, or `"plain"` Keras as the reference.
-        workers: Processes that train, each with an equal share of the processors; with one, this process itself. The trials'
-            results do not depend on it, but which configurations are proposed does: a sampler knows less when several trials
-            are under way.
+        engine: `"compiled"`; `"ray"`, which is the same on the machines of a Ray cluster; or `"plain"` Keras as the reference.
+        workers: Processes that train, each with an equal share of the processors; with one, this process itself. With Ray one for
+            each of the cluster's processors, unless given. The trials' results do not depend on it, but which configurations are
+            proposed does: a sampler knows less when several trials are under way.
+        address: Of the Ray cluster, such as `ray://head:10001`; one that runs on this machine, or a new one, where None.
         checkpoints: Keeps every paused trial on disk, so that after a kill it goes on from there and not from its start. The
             trials are the same either way.
         directory: Where the search keeps its state; `runs/search-<model>-<dataset>-<fingerprint>` where None. A search that
             stands there already goes on.
         storage: URL of a database that several searches share; SQLite in the directory where None.
+        from_study: The directory of another search, on another data set as a rule: its best configurations come first, in turn
+            with those that would have come without it, so that the report can tell whether they helped.
         accept_changes: Goes on with another space, sampler or scheduler than the directory's search had.
         tensorboard: Writes each trial for TensorBoard's HParams page.
         data_dir: Where TFDS keeps its data sets.
@@ -251,8 +268,10 @@ def search(
         raise UsageError("A search needs a limit: budget, in seconds, or trials.")
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise UsageError(f"A search needs one worker or more. Received: workers={workers!r}.")
+    other = None if from_study is None else read_study(from_study)
+    begun_with = other.name if other else _begun_with(directory)
     settings = Settings(
         recipe=None if recipe is None else dataclasses.replace(recipe, validate=True),
         hypermodel="" if hypermodel is None else _name(hypermodel),
@@ -268,11 +287,14 @@ def search(
         epochs=epochs if recipe is None else recipe.epochs,
         batch_size=batch_size if recipe is None else recipe.batch_size,
         seed=seed if recipe is None else recipe.seed,
+        begun_with=begun_with,
     )
     subject = _subject(settings, hypermodel, data, data_dir)
     rules = create_scheduler(scheduler, settings.epochs, reduction, min(first, settings.epochs))
-    proposer = Proposer(sampler, subject.space, settings.seed, settings.epochs, parallel=workers > 1 or storage is not None)
+    proposer = Proposer(sampler, subject.space, settings.seed, settings.epochs, parallel=_parallel(engine, workers, storage))
     enqueued = _enqueued(settings, subject.space) if priors else []
+    if other is not None:
+        enqueued = begin_with(other, subject.space, enqueued, settings.seed)
     directory = Path(directory) if directory is not None else default_directory(settings)
     lock = DirectoryLock(directory)
     try:
@@ -280,7 +302,7 @@ def search(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(currentThread|getName)", DeprecationWarning)
             run = _Search(subject, settings, place, rules, proposer, _Limits(started, budget, trials), checkpoints, tensorboard, on_trial, watch)
-            return run.run(lambda: _executor(subject, engine, workers))
+            return run.run(lambda: _executor(subject, engine, workers, address))
     finally:
         lock.release()
 
@@ -318,9 +340,18 @@ def resume(directory: str | Path, *, budget: float | None = None, trials: int | 
     return search(settings.recipe, optimizers=optimizers, budget=budget, trials=trials, directory=directory, **{**kept, **arguments})
 
 
-def _executor(subject: ZooSubject | ArraySubject, engine: str, workers: int) -> Executor:
+def _parallel(engine: str, workers: int | None, storage: str | None) -> bool:
+    """Tells whether several trials may be under way at once."""
+    return engine == "ray" or (workers or 1) > 1 or storage is not None
+
+
+def _executor(subject: ZooSubject | ArraySubject, engine: str, workers: int | None, address: str | None) -> Executor:
     """Creates what trains: this process where one worker is enough."""
-    if workers == 1:
+    if engine == "ray":
+        from tuning.ray_workers import RayWorkers
+
+        return RayWorkers(subject, "compiled", workers, address)
+    if workers is None or workers == 1:
         return InProcess(subject.engine(engine))
     from tuning.workers import Workers
 
@@ -337,6 +368,11 @@ def _subject(
     if (settings.recipe is None) == (hypermodel is None) or (hypermodel is None) != (data is None):
         raise UsageError("A search is over a recipe, or over a hypermodel and its data: give the one or the other.")
     return ZooSubject(settings, data_dir) if hypermodel is None or data is None else ArraySubject(settings, hypermodel, data)
+
+
+def _begun_with(directory: str | Path | None) -> str:
+    """Returns what the search that stands in a directory began with."""
+    return read_settings(directory).begun_with if directory is not None and (Path(directory) / SETTINGS).is_file() else ""
 
 
 def _enqueued(settings: Settings, space: keras_tuner.HyperParameters) -> list[dict[str, Any]]:
@@ -385,6 +421,7 @@ class _Search:
         self.workers = 1
         self.ready: list[Record] = []  # to be trained next
         self.running: dict[int, Record] = {}
+        self.dispatcher = Dispatcher()
         self.deaths: Counter[int] = Counter()
         self.ended = ""
         self.error: BaseException | None = None
@@ -407,8 +444,7 @@ class _Search:
         return result
 
     def _loop(self) -> None:
-        while self._fill() or self.running or self._wait_for_others():
-            self._dispatch()
+        while self._feed() or self.running or self._wait_for_others():
             if not self.ready and not self.running:
                 continue
             outcome = self.executor.next_finished(self._on_row, self._patience())
@@ -418,12 +454,32 @@ class _Search:
                 self.ended = OUT_OF_TIME  # what they were at begins again from its last pause
                 return
 
-    def _fill(self) -> bool:
-        """Has a trial ready for every worker that wants one, as far as there are any; returns whether one is ready."""
-        while len(self.ready) < self.executor.wanted() and (record := self._next()) is not None:
-            record.busy = True
-            self.ready.append(record)
+    def _feed(self) -> bool:
+        """Gives every free worker a trial, as far as there are any, and those that still start one to come; returns whether one is ready."""
+        late = time.monotonic() >= self.limits.deadline
+        for record in self.ready:
+            record.busy = not late
+        self.ready = [record for record in self.ready if record.mine and not late]
+        for worker in self.executor.free():
+            if not self.ready and not self._add():
+                break
+            self._give(worker, self._choose(worker))
+        while len(self.ready) < self.executor.wanted() and self._add():
+            pass
         return bool(self.ready)
+
+    def _add(self) -> bool:
+        """Has one more trial ready, if there is any."""
+        record = self._next()
+        if record is None:
+            return False
+        self._put(len(self.ready), record)
+        return True
+
+    def _put(self, place: int, record: Record) -> None:
+        record.busy, record.passed, record.signature = True, 0, self.subject.signature(_own(record.config))
+        self.ready.insert(place, record)
+        self.dispatcher.add(record)
 
     def _wait_for_others(self) -> bool:
         """Waits a moment while trials of another search of a shared study are under way; returns whether that was so.
@@ -435,19 +491,25 @@ class _Search:
         time.sleep(POLL_SECONDS)
         return True
 
-    def _dispatch(self) -> None:
-        """Gives free workers what is ready."""
-        self.ready = [record for record in self.ready if record.mine]
-        for worker in self.executor.free():
-            if not self.ready:
-                return
-            record = self.ready.pop(0)
-            self.running[record.number] = record
-            self._show(record, None)
-            left = self.limits.deadline - time.monotonic()
-            asks = type(self.scheduler).stops is not Scheduler.stops
-            job = Job(record.number, self.subject.job(_own(record.config)), record.until, self._snapshot(record), left, asks)
-            self.executor.submit(worker, job)
+    def _give(self, worker: int, record: Record) -> None:
+        """Has a worker train a trial to its next pause."""
+        self.running[record.number] = record
+        self._show(record, None)
+        left = self.limits.deadline - time.monotonic()
+        asks = type(self.scheduler).stops is not Scheduler.stops
+        job = Job(record.number, self.subject.job(_own(record.config)), record.until, self._snapshot(record), left, asks)
+        self.executor.submit(worker, job)
+
+    def _choose(self, worker: int) -> Record:
+        """Takes the trial out of the ready ones that suits a worker best, thinking of a few more where none does."""
+        index, fits = self.dispatcher.choose(worker, self.ready)
+        while not fits and len(self.ready) <= LOOKAHEAD and self._add():
+            index, fits = self.dispatcher.choose(worker, self.ready)
+        record = self.ready.pop(index)
+        for earlier in self.ready[:index]:
+            earlier.passed += 1
+        self.dispatcher.give(worker, record)
+        return record
 
     def _patience(self) -> float | None:
         """Returns how long to wait for the next outcome; None for ever."""
@@ -516,12 +578,14 @@ class _Search:
             return
         record.seconds += outcome.seconds
         if outcome.death:
+            self.dispatcher.forget(outcome.worker)
             self._mourn(record, outcome.death)
             return
         if outcome.segment is None:
             self._end(record, "failed", outcome.failure)
             return
         segment = outcome.segment
+        self.dispatcher.settle(record, segment)
         self.step_seconds += segment.step_seconds
         for name in ("build_seconds", "step_seconds", "validation_seconds"):
             setattr(record, name, getattr(record, name) + getattr(segment, name))
@@ -545,8 +609,7 @@ class _Search:
         if self.deaths[record.number] >= DEATHS:
             self._end(record, "failed", f"its worker died {DEATHS} times; the last one {how}")
             return
-        record.busy = True
-        self.ready.insert(0, record)
+        self._put(0, record)
 
     def _snapshot(self, record: Record) -> Snapshot | None:
         """Returns where a trial goes on: its own last pause, or that of the trial it continues."""
@@ -681,6 +744,7 @@ class _Search:
             elapsed=self._elapsed(),
             ended=self.ended,
             validation=self.subject.validation,
+            compilation=self.dispatcher.summary(self.workers),
         )
 
 

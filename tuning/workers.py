@@ -196,7 +196,7 @@ def work(pipe: Connection, index: int, order: bytes, processors: Sequence[int]) 
             subject, kind = pickle.loads(order)
             engine = subject.engine(kind)
         except Exception as error:
-            pipe.send(("error", _sendable(error)))
+            pipe.send(("error", sendable(error)))
             return
         pipe.send(("ready", subject.validation))
         while True:
@@ -210,7 +210,7 @@ def _report(pipe: Connection, job: Job, row: Row) -> bool:
     return bool(pipe.recv()) if job.asks else False
 
 
-def _sendable(error: Exception) -> Exception:
+def sendable(error: Exception) -> Exception:
     """The error itself where it is one of the package's, else its one line."""
     return error if type(error) in ZooError.__subclasses__() else StudyError(f"A worker cannot start: {type(error).__name__}: {error}")
 

@@ -1,0 +1,148 @@
+"""Searches on a Ray cluster of two nodes on this machine: a node that is killed, a driver that is killed, and the same results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_search import RECIPE, FatalSubject, fatal, read_log
+
+import zoo
+from tuning.engine import CompiledEngine
+from tuning.ray_workers import joined
+from tuning.segments import Segment
+from tuning.study import search
+from zoo.errors import MissingExtraError, StudyError
+from zoo.specs import Recipe
+
+try:
+    import ray
+    from ray.cluster_utils import Cluster
+except ImportError:
+    ray = None
+
+needs_ray = pytest.mark.skipif(ray is None, reason="Ray is not installed: pip install 'neuron-zoo[ray]'")
+TINY = Recipe("relu_mlp", "digits", hyperparameters={"units": 8, "depth": 1}, schedule="constant", epochs=3)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head without processors, and two nodes with one each."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [made.add_node(num_cpus=1) for _ in range(2)]
+    made.wait_for_nodes()
+    made.two = nodes
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'neuron-zoo\[ray\]'"):
+        search(TINY, optimizers=["sgd"], study="optimizers", trials=1, engine="ray", directory=tmp_path)
+
+
+def test_parts_of_a_stretch_are_joined() -> None:
+    first = Segment("completed", ({"epoch": 1},), build_seconds=1.0, step_seconds=2.0)
+    second = Segment("stopped", ({"epoch": 2},), message="pruned", step_seconds=3.0)
+    assert joined([first, second]) == Segment("stopped", ({"epoch": 1}, {"epoch": 2}), None, "pruned", 1.0, 5.0)
+
+
+@needs_ray
+def test_a_node_is_killed_mid_search(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was at goes on from its last rung, on the node that is left, and nothing else is trained again."""
+    log = tmp_path / "log"
+    thread = threading.Thread(target=kill_the_node_of_the_hanging, args=(cluster, log), daemon=True)
+    thread.start()
+    found = fatal(tmp_path / "search", log, monkeypatch.setattr, trials=9, epoch=2, times=1, hangs=True, engine="ray", address=cluster.address)
+    thread.join()
+    ((_, dead, rate, _),) = read_log(log, "dies")
+    assert [trial.number for trial in found.trials] == list(range(9))
+    assert {trial.state for trial in found.trials} <= {"completed", "pruned"}
+    assert len({json.dumps(trial.config) for trial in found.trials}) == 9
+    stretches = [tuple(line[2:5]) for line in read_log(log, "trains")]
+    assert {stretch: count for stretch, count in Counter(stretches).items() if count > 1} == {(rate, 1, 3): 2}
+    assert len({line[1] for line in read_log(log, "trains") if line[2:5] == [rate, 1, 3]} - {dead}) == 1
+    whole = fatal(tmp_path / "alone", tmp_path / "log2", monkeypatch.setattr, trials=9, workers=1)
+    same = {json.dumps(trial.config): trial.curve for trial in whole.trials}
+    for trial in found.trials:
+        for epoch, value in trial.curve.items():
+            assert same.get(json.dumps(trial.config), {}).get(epoch, value) == value
+
+
+def kill_the_node_of_the_hanging(cluster: Any, log: Path) -> None:
+    """Waits until a worker hangs, and kills the node that it belongs to, with all of its processes."""
+    while not read_log(log, "dies"):
+        time.sleep(0.05)
+    ((_, _, _, parent),) = read_log(log, "dies")
+    (node,) = [node for node in cluster.two if any(process.process.pid == parent for found in node.all_processes.values() for process in found)]
+    cluster.remove_node(node, allow_graceful=False)
+
+
+@needs_ray
+def test_the_driver_is_killed_and_started_again(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, log = tmp_path / "search", tmp_path / "search.log"
+    script = Path(__file__).with_name("scripted_search.py")
+    options = {"trials": 12, "seconds": 0.05, "engine": "ray", "address": cluster.address}
+    driver = subprocess.Popen([sys.executable, str(script), str(directory), json.dumps(options)], stderr=subprocess.DEVNULL)
+    while len(read_log(log, "trains")) < 5:
+        try:
+            driver.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        raise AssertionError(f"the search ended with status {driver.returncode}")
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    found = fatal(directory, log, monkeypatch.setattr, **options)
+    assert [trial.number for trial in found.trials] == list(range(12))
+    assert {trial.state for trial in found.trials} <= {"completed", "pruned"}
+    assert len({json.dumps(trial.config) for trial in found.trials}) == 12
+
+
+@needs_ray
+@pytest.mark.slow
+def test_results_are_those_of_each_configuration_trained_alone(cluster: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"optimizers": ["sgd", "adam"], "study": "optimizers", "trials": 4, "engine": "ray", "address": cluster.address}
+    found = search(TINY, workers=2, directory=tmp_path, **options)
+    engine = CompiledEngine(*(zoo.load_dataset("digits", split) for split in ("train_minus_validation", "validation")))
+    rows = {(row["trial"], row["epoch"]): (row["loss"], row["val_loss"], row["val_accuracy"]) for row in found.history()}
+    for trial in found.trials:
+        assert trial.recipe is not None
+        alone = engine.run(dataclasses.replace(trial.recipe, epochs=3), until=trial.epochs)
+        assert [(row["loss"], row["val_loss"], row["val_accuracy"]) for row in alone.history] == [
+            rows[trial.number, epoch] for epoch in range(1, trial.epochs + 1)
+        ]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_epochs_are_asked_about_one_by_one(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    found = fatal(tmp_path / "search", log, monkeypatch.setattr, trials=12, scheduler="median", engine="ray", address=cluster.address)
+    assert {trial.state for trial in found.trials} == {"completed", "pruned"}
+    assert all(line[4] - line[3] == 1 for line in read_log(log, "trains"))
+    assert all(trial.epochs < 9 for trial in found.trials if trial.state == "pruned")
+
+
+@needs_ray
+def test_what_cannot_be_reached_or_started_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tuning.ray_workers import RayWorkers
+    from tuning.settings import Settings
+
+    subject = FatalSubject(Settings(RECIPE, optimizers=("sgd",)), None, log=tmp_path / "log")
+    with pytest.raises(StudyError, match=r"No Ray cluster could be reached at 127.0.0.1:1 ") as caught:
+        RayWorkers(subject, "compiled", 1, "127.0.0.1:1")
+    assert "\n" not in str(caught.value)

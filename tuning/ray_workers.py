@@ -1,0 +1,227 @@
+"""Workers on the machines of a Ray cluster.
+
+Each worker is an actor with its own compiled programs, on a processor of its own. The weights and slots of a paused trial come
+and go through Ray's object store, and a copy of each stays with the search, so that a node that dies takes no trial's state with
+it: what it was at goes on elsewhere from its last rung. Another worker is asked for in its place, and joins where there is room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import pickle
+import re
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tuning.executors import Job, OnRow, Outcome, run_job
+from tuning.segments import PRUNED, Segment
+from zoo.errors import MissingExtraError, StudyError, UsageError
+
+STARTS = 3  # deaths in a row, before a worker's first job, that end the search
+CONNECT_SECONDS = 10
+HANDED_ON = ("TFDS_DATA_DIR", "ZOO_OFFLINE", "KERAS_BACKEND", "PYTHONPATH")  # variables of the environment, for workers on this machine
+
+
+@dataclass
+class _Worker:
+    """One actor, as the search sees it."""
+
+    actor: Any
+    waits: Any  # for being ready, or for its job
+    ready: bool = False
+    job: Job | None = None
+    began: float = 0.0
+    parts: list[Segment] = field(default_factory=list)  # of a job whose epochs are told one by one
+
+
+class RayWorkers:
+    """An executor of actors on a Ray cluster.
+
+    Args:
+        subject: What is searched; see `tuning.study.Subject`. Its data are loaded on every node, from where the nodes keep them.
+        kind: Of engine: `compiled` or `plain`.
+        count: Of workers; as many as the cluster has processors where None.
+        address: Of the cluster, such as `ray://head:10001` or `auto`; where None, the one that `RAY_ADDRESS` names or that runs on this
+            machine, else a new one on this machine.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UsageError: The subject cannot be sent to another machine.
+        StudyError: There is no such cluster, or it has no processors.
+    """
+
+    local = False
+
+    def __init__(self, subject: Any, kind: str, count: int | None = None, address: str | None = None) -> None:
+        self.ray = _ray()
+        self.subject = subject
+        try:
+            self.order = pickle.dumps((subject, kind))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UsageError(f"The hypermodel cannot be sent to other machines ({error}). Define it at the top level of a module.") from None
+        self.own = not self.ray.is_initialized()
+        if self.own:
+            self._connect(address)
+        self.size = count or self._processors()
+        self.stillborn = 0
+        self.workers = [self._start(index) for index in range(self.size)]
+
+    def _connect(self, address: str | None) -> None:
+        if address is not None and (place := re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)/?", address)):
+            self._knock(address, place[1], int(place[2]))  # Ray itself waits for minutes, and then ends the process
+        environment = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
+        try:
+            self.ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False, logging_level="error")
+        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise StudyError(f"No Ray cluster could be reached at {address or 'this machine'} ({line}).") from None
+
+    @staticmethod
+    def _knock(address: str, host: str, port: int) -> None:
+        try:
+            socket.create_connection((host, port), CONNECT_SECONDS).close()
+        except OSError as error:
+            raise StudyError(f"No Ray cluster could be reached at {address} ({error.strerror or error}).") from None
+
+    def _processors(self) -> int:
+        found = int(self.ray.cluster_resources().get("CPU", 0))
+        if not found:
+            raise StudyError("The Ray cluster has no processors that a worker could have. Start nodes, or give --workers to wait for them.")
+        return found
+
+    def _start(self, index: int) -> _Worker:
+        actor = self.ray.remote(num_cpus=1, max_restarts=0)(_Actor).remote(index, self.order)
+        return _Worker(actor, actor.ready.remote())
+
+    def free(self) -> Sequence[int]:
+        return [index for index, worker in enumerate(self.workers) if worker.ready and worker.job is None]
+
+    def wanted(self) -> int:
+        return sum(worker.job is None for worker in self.workers)
+
+    def submit(self, worker: int, job: Job) -> None:
+        chosen = self.workers[worker]
+        chosen.job, chosen.began, chosen.parts = job, time.monotonic(), []
+        self._train(chosen, job)
+
+    def _train(self, worker: _Worker, job: Job) -> None:
+        """Sends a job on its way; one whose epochs are asked about goes epoch by epoch."""
+        if job.asks:
+            job = dataclasses.replace(job, until=min(job.until, 1 + (job.snapshot.epoch if job.snapshot else 0)))
+        state = None if job.snapshot is None else self.ray.put(job.snapshot)
+        worker.waits = worker.actor.train.remote(dataclasses.replace(job, snapshot=None), state)
+
+    def next_finished(self, on_row: OnRow, timeout: float | None = None) -> Outcome | None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            waiting = {worker.waits: index for index, worker in enumerate(self.workers) if worker.job is not None or not worker.ready}
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            heard, _ = self.ray.wait(list(waiting), num_returns=1, timeout=left)
+            if not heard:
+                return None
+            index = waiting[heard[0]]
+            try:
+                content = self.ray.get(heard[0])
+            except self.ray.exceptions.RayError as error:
+                return self._replace(index, error)
+            if self.workers[index].job is None:
+                self._greet(index, content)
+                return None
+            outcome = self._tell(self.workers[index], content, on_row)
+            if outcome is not None:
+                return outcome
+
+    def _greet(self, index: int, content: Any) -> None:
+        if isinstance(content, Exception):
+            raise content
+        self.stillborn, self.workers[index].ready, self.subject.validation = 0, True, content
+
+    def _tell(self, worker: _Worker, outcome: Outcome, on_row: OnRow) -> Outcome | None:
+        """Tells the search the epochs of an outcome; returns the job's, unless it goes on."""
+        job, part = worker.job, outcome.segment
+        assert job is not None
+        ends = False
+        for row in part.history if part is not None else ():
+            ends = on_row(job.number, row)
+        if part is not None and job.asks:
+            worker.parts.append(dataclasses.replace(part, state="stopped", message=PRUNED) if ends else part)
+            if not ends and part.state == "completed" and part.snapshot is not None and part.snapshot.epoch < job.until:
+                left = job.seconds if math.isinf(job.seconds) else worker.began + job.seconds - time.monotonic()
+                self._train(worker, dataclasses.replace(job, snapshot=part.snapshot, seconds=left))
+                return None
+            outcome = dataclasses.replace(outcome, segment=joined(worker.parts), seconds=time.monotonic() - worker.began)
+        worker.job = None
+        return outcome
+
+    def _replace(self, index: int, error: Exception) -> Outcome | None:
+        """Asks for another worker in the place of one that has died."""
+        worker = self.workers[index]
+        how = f"ended ({next(iter(str(error).strip().splitlines()), type(error).__name__)})"
+        self.stillborn += not worker.ready
+        if self.stillborn >= STARTS:
+            raise StudyError(f"The workers cannot start: {STARTS} in a row {how}. What was finished is kept.")
+        with contextlib.suppress(self.ray.exceptions.RayError):
+            self.ray.kill(worker.actor)
+        self.workers[index] = self._start(index)
+        return None if worker.job is None else Outcome(worker.job.number, index, death=how, seconds=time.monotonic() - worker.began)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            with contextlib.suppress(self.ray.exceptions.RayError):
+                self.ray.kill(worker.actor)
+        if self.own:
+            self.ray.shutdown()
+
+
+def joined(parts: Sequence[Segment]) -> Segment:
+    """Returns what successive parts of one stretch gave together: the last one's end, and the sums of the rest."""
+    names = ("build_seconds", "step_seconds", "validation_seconds", "compile_seconds")
+    sums = {name: sum(getattr(part, name) for part in parts) for name in names}
+    return dataclasses.replace(parts[-1], history=tuple(row for part in parts for row in part.history), **sums)
+
+
+def _ray() -> Any:
+    """Imports Ray.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtraError("The engine ray needs Ray: pip install 'neuron-zoo[ray]'. On one machine, --workers needs nothing more.") from None
+    return ray
+
+
+class _Actor:
+    """What runs on a node: an engine, and what it has compiled."""
+
+    def __init__(self, index: int, order: bytes) -> None:
+        from tuning.workers import THREADS
+        from zoo.console import load_backend
+
+        self.index, self.problem = index, None  # type: int, Exception | None
+        for name in THREADS:
+            os.environ[name] = "1"  # what the actor asked the cluster for
+        load_backend()
+        try:
+            self.subject, kind = pickle.loads(order)
+            self.engine = self.subject.engine(kind)
+        except Exception as error:
+            from tuning.workers import sendable
+
+            self.problem = sendable(error)
+
+    def ready(self) -> Any:
+        """Returns how many samples it validates on, or why it cannot."""
+        return self.problem or self.subject.validation
+
+    def train(self, job: Job, snapshot: Any) -> Outcome:
+        """Trains a job from a snapshot, which Ray has fetched."""
+        return run_job(self.engine, dataclasses.replace(job, snapshot=snapshot), self.index, lambda row: False)
