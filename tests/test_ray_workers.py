@@ -97,7 +97,7 @@ def test_the_driver_is_killed_and_started_again(cluster: Any, tmp_path: Path, mo
     directory, log = tmp_path / "search", tmp_path / "search.log"
     script = Path(__file__).with_name("scripted_search.py")
     options = {"trials": 12, "seconds": 0.05, "engine": "ray", "address": cluster.address}
-    driver = subprocess.Popen([sys.executable, str(script), str(directory), json.dumps(options)], stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen([sys.executable, str(script), str(directory), json.dumps(options)])
     while len(read_log(log, "trains")) < 5:
         try:
             driver.wait(0.05)

@@ -62,9 +62,9 @@ class RayWorkers:
         self.ray = _ray()
         self.subject = subject
         try:
-            self.order = pickle.dumps((subject, kind))
+            self.order = self.ray.cloudpickle.dumps((subject, kind))  # what a script itself defines goes along
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise UsageError(f"The hypermodel cannot be sent to other machines ({error}). Define it at the top level of a module.") from None
+            raise UsageError(f"The hypermodel cannot be sent to other machines ({error}).") from None
         self.own = not self.ray.is_initialized()
         if self.own:
             self._connect(address)
