@@ -64,3 +64,47 @@ def test_search_anytime(tmp_path: Path) -> None:
     assert [row["engine"] for row in rows[:3]] == ["kt_random", "optuna_tpe_hyperband", "neuron-zoo"]
     assert all(0 < float(row["value"]) <= 1 for row in rows[:3])
     assert printed.count("wanted") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "units"),
+    [
+        ("calls", {"images/s"}),
+        ("requests", {"requests/s, REST", "requests/s, gRPC"}),
+        ("start", {"s to the first answer", "MB with one model", "MB for each model more"}),
+    ],
+)
+def test_engines(line: str, units: set[str], tmp_path: Path) -> None:
+    out = tmp_path / "engines.csv"
+    options = ("--subjects", "mlp", "--engines", "tf_threads,onnx,auto", "--seconds", "0.05", "--rounds", "1", "--models", "2")
+    printed = run("engines.py", line, *options, "--out", str(out))
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["unit"] for row in rows} == units
+    assert {row["line"] for row in rows} == {line}
+    served_by = {row["engine"]: row["served_by"] for row in rows}
+    assert {**served_by, "auto": served_by["auto"].split("+")[0] in ("tf", "litert", "onnx")} == {"tf_threads": "tf", "onnx": "onnx", "auto": True}
+    assert all(row["commit"] and (float(row["value"]) > 0 or row["unit"] == "MB for each model more") for row in rows)
+    assert ("wanted" in printed) == any(row["wanted"] for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "engines"),
+    [
+        (("workers", "--subjects", "digits_mlp", "--trials", "4"), ["one", "both", "two"]),
+        (("simulated", "--workers", "8", "--most", "8", "--seconds", "3", "--clock", "cpu"), ["tpe"]),
+    ],
+)
+def test_search_scale(arguments: tuple[str, ...], engines: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "scale.csv"
+    printed = run("search_scale.py", *arguments, "--out", str(out))
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["engine"] for row in rows] == engines
+    assert all(float(row["value"]) > 0 and row["commit"] for row in rows)
+    assert printed.count("wanted") == 1
+    if arguments[0] == "simulated":
+        assert float(rows[0]["value"]) <= 100.0 + 1e-6
+        assert "workers busy with trials of 3 s" in printed or "does not scale" in printed
