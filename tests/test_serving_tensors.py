@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy
@@ -101,3 +103,24 @@ def described(field: Any) -> tuple[Any, ...]:
     oneof = field.containing_oneof
     kind = field.message_type or field.enum_type
     return field.name, field.number, field.type, field.is_repeated, kind and kind.full_name, oneof and oneof.name
+
+
+RACE = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+from zoo.serving.messages import message
+gate, found = threading.Barrier(8), []
+def make():
+    gate.wait()
+    found.append(message("SignatureDefMap")().signature_def["a"].__class__)
+    found.append(message("SignatureDef"))
+threads = [threading.Thread(target=make) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert len(set(found)) == 1, found
+"""
+
+
+def test_threads_that_come_first_at_the_same_time_get_the_same_classes() -> None:
+    done = subprocess.run([sys.executable, "-c", RACE], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -148,6 +149,7 @@ _SCALARS = {"double": 1, "float": 2, "int64": 3, "uint64": 4, "int32": 5, "bool"
 _MESSAGE, _ENUM = 11, 14
 _WRAPPERS = "google/protobuf/wrappers.proto"
 """By this name of their file JSON's writer knows the messages that it shows as bare values."""
+_making = threading.Lock()
 
 
 @functools.cache
@@ -163,8 +165,9 @@ def message(name: str) -> Any:
     """
     from google.protobuf import message_factory
 
-    pool, names = _pool()
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(names[name]))
+    with _making:  # of two pools, neither would take the other's messages
+        pool, names = _pool()
+        return message_factory.GetMessageClass(pool.FindMessageTypeByName(names[name]))
 
 
 def as_declared(name: str, other: Any) -> Any:
