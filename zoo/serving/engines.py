@@ -256,6 +256,19 @@ class Answers:
         return {name: found[name] for name in names}
 
 
+def candidates(path: Path, engine: str) -> list[str]:
+    """Returns the engines, of those that are asked for, for which a version has a file."""
+    if engine == AUTO:
+        return [name for name in RUNTIMES if (path / FORMATS[name]).is_file() and _is_installed(name)]
+    if engine == TF:
+        return []
+    file = FORMATS[engine]
+    if not (path / file).is_file():
+        logger.warning("%s is not served by %s: there is no %s; `zoo export --format saved_model,%s` writes one", path, engine, file, engine)
+        return []
+    return [engine]
+
+
 def choose(path: Path, meta_graph: Any, engine: str, threads: int, session: Callable[[], Callable[[numpy.ndarray], Any]]) -> Answers | None:
     """Returns what answers for a version, or None where its session does.
 
@@ -267,9 +280,7 @@ def choose(path: Path, meta_graph: Any, engine: str, threads: int, session: Call
         session: Loads the session, and returns a function that runs it on images.
     """
     found: dict[str, Answers] = {}
-    for name in RUNTIMES if engine == AUTO else (engine,):
-        if engine == AUTO and not ((path / FORMATS[name]).is_file() and _is_installed(name)):
-            continue
+    for name in candidates(path, engine):
         try:
             found[name] = _checked(path, meta_graph, name, threads)
         except Refused as reason:
@@ -286,8 +297,6 @@ def _checked(path: Path, meta_graph: Any, name: str, threads: int) -> Answers:
         Refused: It cannot be loaded, or gives others.
     """
     file = path / FORMATS[name]
-    if not file.is_file():
-        raise Refused(f"there is no {FORMATS[name]}; `zoo export --format saved_model,{name}` writes one")
     try:
         form = Form.of(path, meta_graph)
     except ValueError as error:

@@ -15,7 +15,7 @@ import numpy
 from zoo.console import load_backend
 from zoo.errors import ServingError
 from zoo.export import EXTRA
-from zoo.serving.engines import TF, Answers, choose
+from zoo.serving.engines import TF, Answers, candidates, choose
 from zoo.serving.messages import as_declared, message
 from zoo.serving.status import Code, StatusError, failed_precondition, invalid_argument
 from zoo.serving.tensors import TensorInfo, type_of
@@ -160,7 +160,7 @@ class Servable:
         self._users, self._closing = 0, False
         self._condition = threading.Condition()
         self.answers: Answers | None = None
-        meta_graph = None if engine == TF else _read_meta_graph(self.path, self._options.tags)
+        meta_graph = _read_meta_graph(self.path, self._options.tags) if candidates(self.path, engine) else None
         if meta_graph is None:
             self.meta_graph = self._load()
             self._describe(self.meta_graph)
