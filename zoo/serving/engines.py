@@ -379,7 +379,7 @@ def preferred(times: Mapping[str, float]) -> str:
     """Returns the first of the engines that are as good as the fastest.
 
     Example:
-        >>> preferred({"litert": 1.02, "onnx": 1.0, "tf": 0.99})
+        >>> preferred({"litert": 1.01, "onnx": 1.0, "tf": 0.99})
         'litert'
     """
     limit = min(times.values()) * NOISE
