@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,19 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 import tuning
-from tuning.oracles import KERASTUNER, Observation, Proposer, derive_seed, distribution, estimates, propose
+from tuning.oracles import (
+    KERASTUNER,
+    SHOWN,
+    STARTUP,
+    Memory,
+    Observation,
+    Proposer,
+    _kept,
+    derive_seed,
+    distribution,
+    estimates,
+    propose,
+)
 from tuning.spaces import search_space
 from zoo.errors import MissingExtraError, UnknownNameError, UsageError
 
@@ -58,6 +71,69 @@ def test_only_what_is_active_gets_a_value_within_its_range(name: str) -> None:
         assert all(key == "optimizer" or key.startswith(f"{values['optimizer']}.") for key in values)
         assert len(values) == 1 + sum(key.startswith(f"{values['optimizer']}.") for key in domains)
         assert all(domains[key].min_value <= value <= domains[key].max_value for key, value in values.items() if key != "optimizer")
+
+
+@pytest.mark.parametrize("name", [name for name in AVAILABLE if name != "kerastuner_grid"])
+def test_trials_that_still_run_are_neither_proposed_again_nor_taken_for_bad(name: str) -> None:
+    proposer, seen = Proposer(name, SPACE, 0, 9, parallel=True), list[Observation]()
+    for number in range(24 if name != "kerastuner_bayesian" else 8):
+        values = proposer.propose(seen, number)
+        assert values is not None
+        assert values not in [entry.values for entry in seen]
+        seen.append(Observation(values, {}, False, 1, running=True))
+        if number % 3 == 2:  # three run at a time
+            for index in range(number - 2, number + 1):
+                own = {key: value for key, value in seen[index].values.items() if not key.startswith("tuner/")}
+                seen[index] = Observation(seen[index].values, {1: figure(own)}, False, 1)
+    assert len(seen) > 7
+
+
+def test_several_workers_at_once_try_different_things() -> None:
+    """TPE without a lie about what runs proposes next to what it has just proposed."""
+    seen = [Observation(entry.values, entry.curve, False, 1) for entry in run("tpe", 30)]
+    space = search_space("relu_mlp", ["momentum"], study="optimizers")
+    seen = [entry for entry in seen if entry.values["optimizer"] == "momentum"]
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    for parallel, found in rates.items():
+        running: list[Observation] = []
+        for _ in range(8):
+            values = propose(space.space, [*seen, *running], "tpe", 0, 40, parallel=parallel)
+            assert values is not None
+            running.append(Observation(values, running=True))
+            found.append(math.log10(values["momentum.learning_rate"]))
+    assert len(seen) > STARTUP
+    assert statistics.pstdev(rates[True]) > 0
+    assert rates[True] != rates[False]
+
+
+def test_a_memory_changes_no_proposal() -> None:
+    memory, seen = Memory(), run("tpe", 30)
+    for number in range(31):
+        assert propose(SPACE.space, seen[:number], "tpe", 0, number, memory=memory) == propose(SPACE.space, seen[:number], "tpe", 0, number)
+
+
+def test_a_look_can_wait() -> None:
+    """What has begun since counts; what has ended since does not."""
+    seen, memory = run("tpe", 30), Memory()
+    begun = [*seen[:20], *(Observation(entry.values, running=True) for entry in seen[20:])]
+    propose(SPACE.space, seen[:20], "tpe", 0, 20, parallel=True, memory=memory)
+    again = propose(SPACE.space, seen, "tpe", 0, 40, parallel=True, memory=memory, again=True)
+    assert again == propose(SPACE.space, begun, "tpe", 0, 40, parallel=True)
+    fresh = propose(SPACE.space, seen, "tpe", 0, 40, parallel=True, memory=memory)
+    assert fresh == propose(SPACE.space, seen, "tpe", 0, 40, parallel=True) != again
+
+
+def test_of_very_many_trials_a_sampler_for_many_workers_sees_the_best_and_the_latest() -> None:
+    figures = [math.nan if number % 7 == 0 else (number * 37 % 1000) / 1000 for number in range(3 * SHOWN)]
+    kept = _kept(figures, True)
+    assert kept == sorted(set(kept))
+    assert SHOWN // 2 < len(kept) <= SHOWN
+    assert set(range(len(figures) - SHOWN // 2, len(figures))) < set(kept)
+    known = sorted((figure for figure in figures if math.isfinite(figure)), reverse=True)
+    assert sorted((figures[number] for number in kept if math.isfinite(figures[number])), reverse=True)[: SHOWN // 5] == known[: SHOWN // 5]
+    assert _kept(figures[:SHOWN], True) == list(range(SHOWN))
+    worst = min(figure for figure in figures if math.isfinite(figure))
+    assert min(figures[number] for number in _kept(figures, False) if math.isfinite(figures[number])) == worst
 
 
 def test_tpe_and_cmaes_beat_chance() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 import pytest
 
-from tuning.schedulers import Asha, Hyperband, Median, Scheduler, create_scheduler, rungs
+from tuning.schedulers import Asha, Hyperband, Median, Scheduler, create_scheduler, promotable, rungs
 from zoo.errors import UnknownNameError, UsageError
 
 
@@ -44,6 +45,29 @@ def test_a_trial_that_has_ended_is_not_promoted_and_equals_go_by_number() -> Non
     assert Asha(9).promotion(trials) == (0, 3)
     trials[0].paused = False
     assert Asha(9).promotion(trials) is None
+
+
+def test_promotable_is_the_first_that_waits_among_the_best() -> None:
+    generator = random.Random(1)
+    for _ in range(300):
+        trials = [
+            Entry(number, {1: generator.randrange(6) / 10, **({3: 0.5} if generator.random() < 0.3 else {})}, generator.random() < 0.6)
+            for number in range(generator.randrange(12))
+        ]
+        for at_least_one in (False, True):
+            ranking = sorted(trials, key=lambda trial: (-trial.curve[1], trial.number))
+            places = max(len(trials) // 3, at_least_one)
+            expected = [trial.number for trial in ranking[:places] if trial.paused and 3 not in trial.curve]
+            assert promotable(trials, 1, 3, at_least_one) == (expected[0] if expected else None)
+
+
+def test_hyperband_waits_for_a_trial_that_is_on_its_way() -> None:
+    trials = at(1, *(number / 10 for number in range(9)))
+    trials[0].curve, trials[0].paused, trials[0].active = {}, False, True
+    assert Hyperband(9).promotion(trials) is None
+    assert Hyperband(9).promotion(trials, closing=True) is None
+    trials[0].active = False  # it has failed
+    assert Hyperband(9).promotion(trials) == (8, 3)
 
 
 def test_hyperband_waits_for_its_bracket() -> None:

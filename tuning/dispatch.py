@@ -88,11 +88,14 @@ class Dispatcher:
         if ready[0].passed >= PATIENCE:
             return 0, True
         own = self.workers.get(worker, Programs())
-        elsewhere = {signature for programs in self.workers.values() for signature in programs} - set(own)
-        fitting = next((index for index, candidate in enumerate(ready) if candidate.signature not in elsewhere), None)
+        fitting = next((index for index, entry in enumerate(ready) if entry.signature in own or not self._held(entry.signature)), None)
         if fitting is not None:
             return fitting, True
         return min(range(len(ready)), key=lambda index: (self.cost(ready[index].signature), index)), False
+
+    def _held(self, signature: str) -> bool:
+        """Tells whether any worker has a program."""
+        return any(signature in programs for programs in self.workers.values())
 
     def cost(self, signature: str) -> float:
         """Returns the seconds that compiling is expected to take."""

@@ -15,9 +15,11 @@ infeasible one, whose loss diverged or whose model could not be built, counts as
 from __future__ import annotations
 
 import hashlib
+import heapq
 import importlib.util
 import json
 import math
+import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +44,7 @@ SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc")
 KERASTUNER = ("kerastuner_random", "kerastuner_bayesian", "kerastuner_grid", "kerastuner_hyperband")
 REPLAYED = ("cmaes", "qmc")  # samplers that go on from their own last proposals
 STARTUP = 10
+SHOWN = 500  # trials of a scope, to a sampler for several workers
 
 
 @dataclass(frozen=True)
@@ -73,24 +76,74 @@ def estimates(observations: Sequence[Observation], maximize: bool = True) -> lis
         >>> estimates([Observation({}, curve) for curve in curves] + [Observation({}, infeasible=True)])
         [0.75, 0.5, nan, 0.5]
     """
-    import statistics
-
-    curves = [{} if entry.infeasible else {step: value for step, value in entry.curve.items() if math.isfinite(value)} for entry in observations]
-    longest = max((max(curve) for curve in curves if curve), default=0)
+    curves = [{} if entry.infeasible else _finite(entry.curve) for entry in observations]
+    ends = [max(curve) if curve else 0 for curve in curves]
+    longest = max(ends, default=0)
+    whole = [curve for curve in curves if longest in curve]
     gains: dict[int, float] = {longest: 0.0}
     figures = []
-    for curve in curves:
+    for curve, step in zip(curves, ends, strict=True):
         if not curve:
             figures.append(math.nan)
             continue
-        step = max(curve)
         if step not in gains:
-            gained = [other[longest] - other[step] for other in curves if longest in other and step in other]
+            gained = [other[longest] - other[step] for other in whole if step in other]
             gains[step] = statistics.median(gained) if gained else 0.0
         figures.append(curve[step] + gains[step])
     finite = [figure for figure in figures if math.isfinite(figure)]
     worst = (min(finite) if maximize else max(finite)) if finite else 0.0
     return [worst if entry.infeasible else figure for entry, figure in zip(observations, figures, strict=True)]
+
+
+def _finite(curve: Mapping[int, float]) -> Mapping[int, float]:
+    """A curve without the figures that are none."""
+    if all(map(math.isfinite, curve.values())):
+        return curve
+    return {step: value for step, value in curve.items() if math.isfinite(value)}
+
+
+class Memory:
+    """What `propose` has worked out of a study's trials, which are only ever added to."""
+
+    def __init__(self) -> None:
+        self.tried: set[str] = set()
+        self.count = 0
+        self.points: dict[tuple[int, int], dict[str, Any] | None] = {}  # scope and trial -> the trial's point in the scope
+        self.frozen: dict[tuple[int, int], FrozenTrial] = {}
+        self.known: list[float] = []
+        self.scopes: dict[int, tuple[int, list[tuple[Mapping[str, Any], float]]]] = {}  # how far a scope's trials were looked at, and they
+
+    def look(self, observations: Sequence[Observation], maximize: bool, again: bool) -> Sequence[float]:
+        """Notes which configurations were tried, and returns `estimates`; see `propose` for `again`."""
+        self.tried.update(_key(entry.values) for entry in observations[self.count :])
+        self.count = len(observations)
+        if not again:
+            self.known, self.scopes = estimates(observations, maximize), {}
+        self.known.extend([math.nan] * (len(observations) - len(self.known)))
+        return self.known
+
+    def seen(self, index: int, scope: Sequence[HyperParameter], observations: Sequence[Observation], figures: Sequence[float]) -> Seen:
+        """Returns the points of a scope, each with its trial's figure."""
+        start, found = self.scopes.get(index, (0, []))
+        for number in range(start, len(observations)):
+            point = self.point(index, number, scope, observations[number].values)
+            if point is not None:
+                found.append((point, figures[number]))
+        self.scopes[index] = (len(observations), found)
+        return found
+
+    def point(self, index: int, number: int, scope: Sequence[HyperParameter], values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns a trial's point in a scope; see `_encode`."""
+        if (index, number) not in self.points:
+            self.points[index, number] = _encode(scope, values)
+        return self.points[index, number]
+
+    def trial(self, index: int, number: int, point: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], figure: float) -> FrozenTrial:
+        """Returns a trial in Optuna's terms; see `_trial`."""
+        known = self.frozen.get((index, number))
+        if known is None or not math.isfinite(figure) or known.state != TrialState.COMPLETE or known.value != figure:
+            known = self.frozen[index, number] = _trial(number, point, distributions, figure)
+        return known
 
 
 def propose(
@@ -102,6 +155,8 @@ def propose(
     *,
     maximize: bool = True,
     parallel: bool = False,
+    memory: Memory | None = None,
+    again: bool = False,
 ) -> Values | None:
     """Returns the configuration of trial `number`, or None where every attempt gave one that was tried already.
 
@@ -113,13 +168,15 @@ def propose(
         number: Of the trial; another number draws anew.
         maximize: Whether a higher figure is better.
         parallel: Whether others may be under way, of which TPE then thinks ill until it knows better, so as to try something else.
+        memory: Of the same study's proposals before.
+        again: Nothing has changed since the proposal before but that trials have begun; or what has changed can wait.
     """
-    tried = {_key(entry.values) for entry in observations}
-    figures = estimates(observations, maximize)
+    memory = Memory() if memory is None else memory
+    figures = memory.look(observations, maximize, again)
     for name in (sampler, "random"):
         for attempt in range(ATTEMPTS):
-            values = _draw(space, observations, figures, name, derive_seed(seed, number, attempt), maximize, parallel)
-            if _key(values) not in tried:
+            values = _draw(space, observations, figures, name, derive_seed(seed, number, attempt), maximize, parallel, memory)
+            if _key(values) not in memory.tried:
                 return values
     return None
 
@@ -196,13 +253,14 @@ def _draw(
     seed: int,
     maximize: bool,
     parallel: bool,
+    memory: Memory,
 ) -> Values:
     values: Values = {}
     for index, (conditions, scope) in enumerate(_scopes(space)):
         if not all(condition.name in values and values[condition.name] in condition.values for condition in conditions):
             continue
-        seen = [(point, figure) for entry, figure in zip(observations, figures, strict=True) if (point := _encode(scope, entry.values)) is not None]
-        point = _sample(scope, seen, sampler, derive_seed(seed, index), maximize, parallel)
+        seen = memory.seen(index, scope, observations, figures)
+        point = _sample(scope, index, seen, sampler, derive_seed(seed, index), maximize, parallel, memory)
         values |= {hyperparameter.name: _decode(hyperparameter, point) for hyperparameter in scope}
     return {hyperparameter.name: values[hyperparameter.name] for hyperparameter in space if hyperparameter.name in values}
 
@@ -239,7 +297,9 @@ def _decode(hyperparameter: HyperParameter, point: Mapping[str, Any]) -> Any:
     return hyperparameter.value if hasattr(hyperparameter, "value") else list(hyperparameter.values)[point[hyperparameter.name]]
 
 
-def _sample(scope: Sequence[HyperParameter], seen: Seen, name: str, seed: int, maximize: bool, parallel: bool) -> dict[str, Any]:
+def _sample(
+    scope: Sequence[HyperParameter], index: int, seen: Seen, name: str, seed: int, maximize: bool, parallel: bool, memory: Memory
+) -> dict[str, Any]:
     distributions = {entry.name: kind for entry in scope if (kind := _unit(entry)) is not None}
     if not distributions:
         return {}
@@ -248,14 +308,28 @@ def _sample(scope: Sequence[HyperParameter], seen: Seen, name: str, seed: int, m
     if name in REPLAYED:
         return _replay(sampler, distributions, seen, direction, seed)
     with silence():
-        study = optuna.create_study(storage=_View(_frozen(distributions, seen)), sampler=sampler, direction=direction)
+        numbers = _kept([figure for _, figure in seen], maximize) if parallel else range(len(seen))
+        trials = [memory.trial(index, number, seen[number][0], distributions, seen[number][1]) for number in numbers]
+        study = optuna.create_study(storage=_View(trials), sampler=sampler, direction=direction)
         trial = _trial(len(seen), {}, {}, math.nan)
-        related = sampler.infer_relative_search_space(study, trial)
+        known = next((entry for entry in reversed(trials) if entry.state == TrialState.COMPLETE), None)
+        alike = optuna.create_study(storage=_View([] if known is None else [known]), direction=direction)  # all have the same parameters
+        related = sampler.infer_relative_search_space(alike, trial)
         found = sampler.sample_relative(study, trial, related)
         return {
             entry: found[entry] if entry in found else sampler.sample_independent(study, trial, entry, distributions[entry])
             for entry in distributions
         }
+
+
+def _kept(figures: Sequence[float], maximize: bool) -> list[int]:
+    """Returns the trials that a sampler is shown where many workers wait for it: all, or the best and the latest of very many."""
+    if len(figures) <= SHOWN:
+        return list(range(len(figures)))
+    known = [number for number, figure in enumerate(figures) if math.isfinite(figure)]
+    best = heapq.nlargest(SHOWN // 5, known, key=lambda number: figures[number] if maximize else -figures[number])
+    latest = range(len(figures) - SHOWN + len(best), len(figures))
+    return sorted({*best, *latest})
 
 
 def _replay(
@@ -312,9 +386,8 @@ class _View(optuna.storages.InMemoryStorage):
     def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Any = None) -> list[FrozenTrial]:
         return [trial for trial in self.shown if states is None or trial.state in states]
 
-
-def _frozen(distributions: Mapping[str, BaseDistribution], seen: Seen) -> list[FrozenTrial]:
-    return [_trial(number, point, distributions, figure) for number, (point, figure) in enumerate(seen)]
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Forgets what a sampler notes about the trial that it is asked about: it is asked but once."""
 
 
 def _trial(number: int, point: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], figure: float) -> FrozenTrial:
@@ -449,7 +522,7 @@ class Proposer:
     """
 
     def __init__(self, oracle: str | keras_tuner.Oracle, space: keras_tuner.HyperParameters, seed: int, epochs: int, parallel: bool = False) -> None:
-        self.space, self.seed, self.parallel = space, seed, parallel
+        self.space, self.seed, self.parallel, self.memory = space, seed, parallel, Memory()
         self.sampler = oracle if isinstance(oracle, str) and oracle not in KERASTUNER else ""
         if self.sampler:
             create_sampler(self.sampler, 1)
@@ -464,15 +537,16 @@ class Proposer:
         self.asked: dict[int, keras_tuner.engine.trial.Trial] = {}  # the oracle's trials that it was told nothing of yet
         self.told: set[int] = set()
 
-    def propose(self, observations: Sequence[Observation], number: int) -> Values | None:
+    def propose(self, observations: Sequence[Observation], number: int, again: bool = False) -> Values | None:
         """Returns the configuration of trial `number`, or None where the space is exhausted.
 
         Args:
             observations: One per trial so far, in their order.
             number: Of the new trial.
+            again: See `propose`.
         """
         if self.sampler:
-            return propose(self.space.space, observations, self.sampler, self.seed, number)
+            return propose(self.space.space, observations, self.sampler, self.seed, number, parallel=self.parallel, memory=self.memory, again=again)
         others = [entry for entry in observations if entry.given] if isinstance(self.oracle, keras_tuner.oracles.GridSearchOracle) else []
         for index, entry in enumerate(observations):
             if index in self.told or entry in others:

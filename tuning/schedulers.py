@@ -182,8 +182,14 @@ def rungs(epochs: int, reduction: int, first: int) -> list[int]:
 
 def promotable(trials: Sequence[Contestant], rung: int, reduction: int, at_least_one: bool) -> int | None:
     """Returns the best trial that waits at a rung, if it is among the best `1 / reduction` of those that have come to it."""
-    arrived = sorted((trial for trial in trials if rung in trial.curve), key=lambda trial: (-trial.curve[rung], trial.number))
-    places = len(arrived) // reduction
-    if at_least_one and arrived:
-        places = max(1, places)
-    return next((trial.number for trial in arrived[:places] if trial.paused and max(trial.curve) == rung), None)
+    arrived = [trial for trial in trials if rung in trial.curve]
+    places = max(1, len(arrived) // reduction) if at_least_one else len(arrived) // reduction
+    if not places:
+        return None
+    waiting = [trial for trial in arrived if max(trial.curve) == rung and trial.paused]
+    if not waiting:
+        return None
+    best = min(waiting, key=lambda trial: (-trial.curve[rung], trial.number))
+    figure, number = best.curve[rung], best.number
+    ahead = sum(trial.curve[rung] > figure or (trial.curve[rung] == figure and trial.number < number) for trial in arrived)
+    return number if ahead < places else None

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 BEST_RECIPE, CHECKPOINTS = "best_recipe.json", "checkpoints"
 ENGINES = ("compiled", "plain", "ray")
 POLL_SECONDS = 0.5  # between two looks at a shared study in which others are at work
+WORKERS_PER_LOOK = 50  # with very many workers, so many times fewer looks at what the trials gave: each result tells little
 DEATHS = 3  # of its workers, before a trial counts as failed
 OVERTIME = 10.0  # seconds after the budget's end until workers that have not come to a stop are ended
 MEMORY = 256 * 2**20  # bytes of paused trials' snapshots that are kept; a trial whose snapshot is gone is trained again up to its pause
@@ -421,8 +422,12 @@ class _Search:
         self.workers = 1
         self.ready: list[Record] = []  # to be trained next
         self.running: dict[int, Record] = {}
+        self.told: list[Observation] = []
+        self.age = 0
+        self.observed: dict[int, Observation] = {}
         self.dispatcher = Dispatcher()
         self.deaths: Counter[int] = Counter()
+        self.left: list[Record] | None = None
         self.ended = ""
         self.error: BaseException | None = None
 
@@ -524,9 +529,16 @@ class _Search:
             self.ledger.refresh()
             if self.ledger.take_over():
                 self._end_whole()
-        if under_way := next((record for record in self.ledger.records if record.active and not record.busy), None):
+        if under_way := next((record for record in self._left() if record.active and not record.busy), None):
             return under_way
         return self._promoted(closing=False) or self._begun() or self._promoted(closing=True)
+
+    def _left(self) -> list[Record]:
+        """Returns the trials that may wait to be gone on with: those of an earlier process, or of another one."""
+        if self.left is None or self.place.shared:
+            self.left = [record for record in self.ledger.records if record.active]
+        self.left = [record for record in self.left if record.active and not record.busy]
+        return self.left
 
     def _begun(self) -> Record | None:
         """Returns a new trial; None where there are to be no more."""
@@ -556,18 +568,23 @@ class _Search:
         if number < len(self.place.enqueued):
             entry = self.place.enqueued[number]
             return entry["source"], dict(entry["config"])
-        observations = [
-            Observation(
-                record.config,
-                record.curve,
-                record.state in ("diverged", "failed"),
-                record.pause,
-                given=record.number < len(self.place.enqueued),
-                running=record.state == "running" and record.epochs < record.pause,
-            )
-            for record in records
-        ]
-        return self.settings.sampler, self.proposer.propose(observations, number)
+        again = bool(self.age % max(1, self.workers // WORKERS_PER_LOOK)) and not self.place.shared
+        if again:
+            self.told.extend(self._observed(record) for record in records[len(self.told) :])
+        else:
+            self.told = [self._observed(record) for record in records]
+        self.age += 1
+        return self.settings.sampler, self.proposer.propose(self.told, number, again)
+
+    def _observed(self, record: Record) -> Observation:
+        """Returns what a sampler is told of a trial; the same object as long as nothing but its curve has changed."""
+        infeasible = record.state in ("diverged", "failed")
+        running = record.state == "running" and record.epochs < record.pause
+        known = self.observed.get(record.number)
+        if known is None or known.curve is not record.curve or (known.infeasible, known.running) != (infeasible, running):
+            given = record.number < len(self.place.enqueued)
+            known = self.observed[record.number] = Observation(record.config, record.curve, infeasible, record.pause, given, running)
+        return known
 
     def _settle(self, outcome: Outcome) -> None:
         """Writes down what came of a stretch of a trial."""
