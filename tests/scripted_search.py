@@ -113,7 +113,10 @@ class FatalEngine(ScriptedEngine):
     def __init__(self, log: Path, epoch: int = 0, times: int = 0, seconds: float = 0.0, hangs: bool = False) -> None:
         super().__init__(seconds)
         self.log, self.epoch, self.times, self.hangs = log, epoch, times, hangs
-        self.note("started")
+        import tensorflow as tf
+
+        processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self.note("started", processors, tf.config.threading.get_intra_op_parallelism_threads())
 
     def note(self, what: str, *more: object) -> None:
         with self.log.open("a") as file:
@@ -122,7 +125,7 @@ class FatalEngine(ScriptedEngine):
     def run(
         self, recipe: Recipe, until: int, snapshot: Snapshot | None = None, on_epoch: OnEpoch | None = None, deadline: float = math.inf
     ) -> Segment:
-        self.note("trains", recipe.learning_rate, snapshot.epoch if snapshot else 0, until, os.environ["TF_NUM_INTRAOP_THREADS"])
+        self.note("trains", recipe.learning_rate, snapshot.epoch if snapshot else 0, until)
 
         def watch(row: Row) -> bool:
             ends = on_epoch is not None and on_epoch(row)

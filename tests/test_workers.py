@@ -17,14 +17,15 @@ from typing import Any
 import keras
 import keras_tuner
 import pytest
-from scripted_search import RECIPE, fatal, read_log
+from scripted_search import RECIPE, FatalSubject, fatal, read_log
 
 import zoo
 from tuning.engine import CompiledEngine
 from tuning.executors import Job
 from tuning.report import compiling
+from tuning.settings import Settings
 from tuning.study import ZooSubject, search
-from tuning.workers import Workers, ending, shares
+from tuning.workers import THREADS, Workers, ending, shares
 from zoo.errors import StudyError, UsageError
 from zoo.specs import Recipe
 
@@ -102,6 +103,26 @@ def test_each_worker_has_its_share_of_the_processors() -> None:
         assert [len(share) for share in found] == [max(1, len(processors) // count)] * count
         assert {processor for share in found for processor in share} <= set(processors)
     assert len({tuple(share) for share in shares(len(processors))}) == len(processors)
+
+
+def test_workers_keep_to_their_share_and_use_no_more_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("tuning.workers.METHOD", "spawn")  # with this environment, not that of the processes before
+    log = tmp_path / "log"
+    workers = Workers(FatalSubject(Settings(RECIPE, optimizers=("sgd",)), None, log=log), "compiled", 2)
+    try:
+        while len(workers.free()) < 2:
+            workers.next_finished(lambda number, row: False, 120)
+    finally:
+        workers.close()
+    found = [line[2:] for line in read_log(log, "started")]
+    assert [threads for _, threads in found] == [len(share) for share in shares(2)]
+    if hasattr(os, "sched_getaffinity"):
+        assert sorted(processors for processors, _ in found) == sorted(shares(2))
+
+
+def test_a_worker_s_end_is_told_by_its_status() -> None:
     assert ending(-15) == "was killed by SIGTERM"
 
 
@@ -191,8 +212,6 @@ def await_worker(workers: Workers) -> None:
 
 @pytest.mark.parametrize(("kind", "message"), [("missing", "the data are missing"), ("dies", "cannot start: 3 in a row ended with status 3")])
 def test_workers_that_cannot_start_end_the_search(kind: str, message: str) -> None:
-    from tuning.settings import Settings
-
     workers = Workers(Stillborn(Settings(RECIPE, optimizers=("sgd",)), None), kind, 1)
     try:
         with pytest.raises(StudyError, match=message):
@@ -202,10 +221,6 @@ def test_workers_that_cannot_start_end_the_search(kind: str, message: str) -> No
 
 
 def test_a_job_given_to_a_dead_worker_comes_back(tmp_path: Path) -> None:
-    from scripted_search import FatalSubject
-
-    from tuning.settings import Settings
-
     workers = Workers(FatalSubject(Settings(RECIPE, optimizers=("sgd",)), None, log=tmp_path / "log"), "compiled", 1)
     try:
         await_worker(workers)

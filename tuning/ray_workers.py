@@ -203,13 +203,12 @@ class _Actor:
     """What runs on a node: an engine, and what it has compiled."""
 
     def __init__(self, index: int, order: bytes) -> None:
-        from tuning.workers import THREADS
+        from tuning.workers import limit_threads
         from zoo.console import load_backend
 
         self.index, self.problem = index, None  # type: int, Exception | None
-        for name in THREADS:
-            os.environ[name] = "1"  # what the actor asked the cluster for
         load_backend()
+        limit_threads(1)  # the actor has asked the cluster for one processor
         try:
             self.subject, kind = pickle.loads(order)
             self.engine = self.subject.engine(kind)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # a fork after loading macOS's frameworks may crash
 PRELOADED = ["tuning.worker_imports"]
 STARTS = 3  # deaths in a row, before a worker's first job, that end the search
-THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
 @dataclass
@@ -193,6 +193,7 @@ def work(pipe: Connection, index: int, order: bytes, processors: Sequence[int]) 
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             load_backend()
+            limit_threads(len(processors))
             subject, kind = pickle.loads(order)
             engine = subject.engine(kind)
         except Exception as error:
@@ -223,9 +224,22 @@ def _end_with_parent() -> None:
 
 
 def pin(processors: Sequence[int]) -> None:
-    """Keeps this process, and the threads of TensorFlow in it, to some processors; what the environment says of threads stays."""
+    """Keeps this process to some processors."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, processors)
-    for name in THREADS:
-        os.environ.setdefault(name, str(len(processors)))
+
+
+def limit_threads(count: int) -> None:
+    """Has TensorFlow, which is loaded but has computed nothing yet, use so many threads; what the environment says of threads stays.
+
+    More threads than processors wait for each other: on a busy machine a step then takes many times as long.
+    """
+    import tensorflow as tf
+
+    threading = tf.config.threading
+    limits = (threading.set_intra_op_parallelism_threads, threading.set_inter_op_parallelism_threads)
+    for name, limit in zip(THREADS, limits, strict=True):
+        if name not in os.environ:
+            limit(count)
+    os.environ.setdefault("OMP_NUM_THREADS", str(count))
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # workers share the accelerators
