@@ -108,7 +108,8 @@ def test_a_recipe_as_readable_data() -> None:
     data = recipe.to_dict()
     assert data["hyperparameters"] == {"units": 8}
     assert data["augmentation"] == [{"shift": {"pixels": 1, "reflect": False}}, {"flip": {"alternating": False}}]
-    assert set(data) == {field.name for field in dataclasses.fields(Recipe)}
+    assert set(data) == {field.name for field in dataclasses.fields(Recipe)} - {"image_size"}
+    assert dataclasses.replace(recipe, image_size=12).to_dict() == {**data, "image_size": 12}
 
 
 def test_what_json_leaves_out_takes_the_default() -> None:

@@ -363,9 +363,14 @@ class Recipe:
             raise UsageError(f"Recipe.{name} must be {expected}. Received: {getattr(self, name)!r}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the recipe as JSON-ready data; `Recipe.from_dict` is its inverse."""
+        """Returns the recipe as JSON-ready data; `Recipe.from_dict` is its inverse.
+
+        `image_size` is left out where it is None, so that cards and unfinished runs from before there was one stay as they are.
+        """
         data = dataclasses.asdict(dataclasses.replace(self, augmentation=()))
         data["augmentation"] = [{type(item).__name__.lower(): dataclasses.asdict(item)} for item in self.augmentation]
+        if self.image_size is None:
+            del data["image_size"]
         return json.loads(json.dumps(data))
 
     @classmethod
