@@ -110,8 +110,10 @@ def test_a_search_lets_go_of_a_trial_that_another_has_taken_over(tmp_path: Path,
 
     result = search(RECIPE, optimizers=["sgd"], study="optimizers", scheduler="none", trials=5, directory=tmp_path / "one", storage=url, watch=take)
     assert taken
-    assert [trial.state for trial in result.trials] == ["completed"] * 5  # the other one gave no sign of life
-    assert list(result.trials[2].curve) == list(range(1, 10))
+    found = [(trial.number, trial.state, sorted(trial.curve)) for trial in result.trials]
+    assert found == [(number, "completed", list(range(1, 10))) for number in range(5)]  # the other one gave no sign of life
+    ended = trials_at(url)
+    assert [(trial.state.name, sorted(trial.intermediate_values)) for trial in ended] == [("COMPLETE", list(range(1, 10)))] * 5
 
 
 # --- the parts --------------------------------------------------------------------------------------------------------

@@ -186,23 +186,23 @@ class Ledger:
                 self.refresh()
             yield
 
-    def take_over(self) -> bool:
-        """Makes the unfinished trials of searches that have died this one's; returns whether there were any."""
+    def take_over(self) -> None:
+        """Makes the unfinished trials of searches that have died this one's."""
         if self.lease is None or not self.lease.is_due():
-            return False
+            return
         with translated(self.url):
             self.lease.look()
         if not any(self._left(record) for record in self.records):
-            return False
+            return
         with self.exclusive():
             self.lease.look()  # the search may have begun again
-            left = [record for record in self.records if self._left(record)]
-            for record in left:
+            for record in self.records:
+                if not self._left(record):
+                    continue
                 record.worker, record.mine = self.worker, True
                 trial = self.ids[record.number]
                 self.storage.set_trial_user_attr(trial, KEY, _progress(record))
                 self.storage.set_trial_state_values(trial, TrialState.RUNNING, None)
-        return bool(left)
 
     def _left(self, record: Record) -> bool:
         return self.lease is not None and record.state == "running" and not record.mine and self.lease.dead(record.worker)

@@ -527,8 +527,8 @@ class _Search:
             return None
         if self.place.shared:
             self.ledger.refresh()
-            if self.ledger.take_over():
-                self._end_whole()
+            self.ledger.take_over()
+            self._end_whole()
         if under_way := next((record for record in self._left() if record.active and not record.busy), None):
             return under_way
         return self._promoted(closing=False) or self._begun() or self._promoted(closing=True)
