@@ -15,7 +15,6 @@ from typing import Any
 
 import grpc
 import tensorflow as tf
-import uvicorn
 from hypothesis import HealthCheck, settings
 from tensorflow.python.data.experimental.ops import testing
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
@@ -28,7 +27,7 @@ from zoo.serving.metrics import Metrics
 from zoo.serving.playground import Playground
 from zoo.serving.repository import ModelSource, find_models
 from zoo.serving.rest import Limits, RestApplication
-from zoo.serving.server import bind
+from zoo.serving.server import bind, http_server
 from zoo.serving.service import Service
 
 v1 = tf.compat.v1
@@ -260,7 +259,7 @@ def serving(
     service = Service(manager, options or Options(), metrics)
     application = RestApplication(service, limits or Limits(body_bytes=300_000), playground=Playground(manager) if playground else None, **rest)
     listener = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off"))
+    server = http_server(application)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     grpc_server, (port,) = start_grpc(service, ["127.0.0.1:0"], threads=grpc_limits[0], waiting=grpc_limits[1], metrics=metrics)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy
 import pytest
 import requests
-import uvicorn
 from serving_models import QUICK, Running, half_plus, serving, several
 
 import zoo
@@ -25,7 +24,7 @@ from zoo.serving.manager import Manager
 from zoo.serving.playground import POLICY, Playground, read_card, read_files
 from zoo.serving.repository import ModelSource, find_models
 from zoo.serving.rest import RestApplication
-from zoo.serving.server import bind
+from zoo.serving.server import bind, http_server
 from zoo.serving.service import Service
 
 ROOT = Path(__file__).parents[1]
@@ -817,7 +816,7 @@ class Stand:
     def start(self) -> None:
         self.listener = bind("127.0.0.1", self.port)
         self.port = self.listener.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(self.application, log_level="error", lifespan="off"))
+        self.server = http_server(self.application)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()
         while not self.server.started:

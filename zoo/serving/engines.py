@@ -26,6 +26,7 @@ import numpy
 from zoo.errors import MissingExtraError, UsageError
 from zoo.export import EXTRA, FORMATS
 from zoo.golden import GOLDEN, golden_difference, golden_inputs, read_golden_requests
+from zoo.serving.status import StatusError
 from zoo.serving.tensors import STRING, TensorInfo, from_proto
 from zoo.signatures import PREDICT_UINT8, SERVING_DEFAULT
 
@@ -311,6 +312,25 @@ def _checked(path: Path, meta_graph: Any, name: str, threads: int) -> Answers:
             parts = [answers.run(signature, {"image": images[start : start + rows]}, tuple(_OUTPUTS)) for start in range(0, len(images), rows)]
             _require_equal(signature, parts, response)
     return answers
+
+
+def row_wise(path: Path, run: Callable[[str, numpy.ndarray], dict[str, numpy.ndarray]]) -> frozenset[str]:
+    """Returns the signatures that answer each image of a batch as they answer it alone, by their golden requests.
+
+    Args:
+        path: A version's folder.
+        run: Computes a signature's outputs from images.
+    """
+    found = set()
+    for signature in (SERVING_DEFAULT, PREDICT_UINT8):
+        try:
+            for _, images, response in _golden(path, (signature,)):
+                _require_equal(signature, [run(signature, images)], response)
+                _require_equal(signature, [run(signature, image[None]) for image in images], response)
+                found.add(signature)
+        except (Refused, StatusError, ValueError, KeyError):
+            continue
+    return frozenset(found)
 
 
 def _require_equal(signature: str, parts: Sequence[dict[str, numpy.ndarray] | None], response: Mapping[str, Any]) -> None:

@@ -24,8 +24,8 @@ from zoo.serving.tensors import STRING, TensorInfo, TensorType, type_of
 
 MAXIMUM_RANK = 64
 """What NumPy's arrays can have."""
-_LARGEST_INTEGER = {"float": 2**24 - 1, "double": 2**53 - 1}
-_LIMITS = {  # the integers that the parser takes for each type; what does not fit the type itself wraps around
+LARGEST_INTEGER = {"float": 2**24 - 1, "double": 2**53 - 1}
+LIMITS = {  # the integers that the parser takes for each type; what does not fit the type itself wraps around
     **dict.fromkeys(("int32", "int16", "int8", "uint8"), (-(2**31), 2**31 - 1)),
     "int64": (-(2**63), 2**63 - 1),
     "uint32": (0, 2**32 - 1),
@@ -181,13 +181,13 @@ class _Reader:
             return array if array.dtype.kind == "b" else None
         if array.dtype.kind not in "iuf":
             return None
-        if kind.name in _LIMITS:
-            lowest, highest = _LIMITS[kind.name]
+        if kind.name in LIMITS:
+            lowest, highest = LIMITS[kind.name]
             if array.dtype.kind == "f" or int(array.min()) < lowest or int(array.max()) > highest:
                 return None
             return array.astype(kind.dtype)
         largest = max(-float(numpy.fmin.reduce(array, axis=None)), float(numpy.fmax.reduce(array, axis=None)))
-        return None if largest > _LARGEST_INTEGER[kind.name] else array.astype(kind.dtype)
+        return None if largest > LARGEST_INTEGER[kind.name] else array.astype(kind.dtype)
 
 
 def _misformatted(value: Any, remark: str) -> StatusError:
@@ -251,12 +251,12 @@ def _scalar(value: Any, kind: TensorType) -> Any:
             raise _type_error(value, kind.name)
         return value
     number = _number(value)
-    if kind.name in _LIMITS:
-        lowest, highest = _LIMITS[kind.name]
+    if kind.name in LIMITS:
+        lowest, highest = LIMITS[kind.name]
         if type(number) is not int or not lowest <= number <= highest:
             raise _type_error(value, kind.name)
         return number
-    if kind.name in _LARGEST_INTEGER:
+    if kind.name in LARGEST_INTEGER:
         if number is None:
             raise _type_error(value, kind.name)
         return _lossless(number, kind.name)
@@ -271,7 +271,7 @@ def _number(value: Any) -> float | int | None:
 
 
 def _lossless(number: float, kind: str) -> float:
-    largest = _LARGEST_INTEGER[kind] if isinstance(number, int) else _LARGEST_FLOAT[kind]
+    largest = LARGEST_INTEGER[kind] if isinstance(number, int) else _LARGEST_FLOAT[kind]
     if math.isfinite(number) and abs(number) > largest:
         raise invalid_argument(f"Cannot convert JSON value: {dump(number)} to {kind} without loss of precision.")
     return number

@@ -151,13 +151,14 @@ class Manager:
         Raises:
             StatusError: There is no such version, or the name is empty.
         """
-        number, servable = self._acquire(name, version, label)
+        number, servable = self.acquire(name, version, label)
         try:
             yield number, servable
         finally:
             servable.release()
 
-    def _acquire(self, name: str, version: int | None, label: str | None) -> tuple[int, Servable]:
+    def acquire(self, name: str, version: int | None = None, label: str | None = None) -> tuple[int, Servable]:
+        """Returns the version that a request asks for, and keeps it loaded until its `release` is called; see `lease`."""
         if not name:
             raise invalid_argument("ModelSpec has no name specified.")
         if label is not None:

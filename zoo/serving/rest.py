@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import re
@@ -12,7 +13,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 from zoo.serving import inference, json_codec, json_parser
@@ -31,6 +32,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+WAITED_TOO_LONG = "The request waited longer than {:g} ms for its turn."
+TIMED_OUT = "Timed out waiting for notification"
 GZIP_LIMIT = 100 * 1024 * 1024
 JSON = "application/json"
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
@@ -57,6 +60,45 @@ class Limits:
     waiting: int = 1000
 
 
+class Address(NamedTuple):
+    """What a request's path names.
+
+    Attributes:
+        model: A model.
+        version: One of its versions, or None for the latest or the labelled one.
+        label: A version's label, or None.
+    """
+
+    model: str
+    version: int | None
+    label: str | None
+
+    @classmethod
+    def of(cls, match: re.Match[str]) -> Address:
+        """Reads the groups of a path.
+
+        Raises:
+            StatusError: The version has too many digits.
+        """
+        label = match["label"]
+        return cls(_decoded(match["model"] or ""), _version(match["version"]), None if label is None else _decoded(label))
+
+
+@functools.lru_cache(maxsize=1024)
+def predict_address(path: bytes) -> Address | None:
+    """Returns what a path asks for a prediction, or None for any other path.
+
+    Example:
+        >>> predict_address(b"/v1/models/m/versions/3:predict")
+        Address(model='m', version=3, label=None)
+    """
+    match = _INFERENCE.fullmatch(path.decode("latin-1"))
+    try:
+        return None if match is None or match["method"] != "predict" else Address.of(match)
+    except StatusError:
+        return None
+
+
 class RestApplication:
     """The ASGI application.
 
@@ -67,6 +109,14 @@ class RestApplication:
         metrics: Where requests are recorded, or None.
         metrics_path: Where the record is shown, or None.
         playground: What answers outside `/v1/`, or None: then nothing does, as in TF Serving.
+
+    Attributes:
+        service: The same.
+        limits: The same.
+        metrics: The same.
+        headers: The headers of an answer to a request of the protocol.
+        pool: The threads that answer requests.
+        under_way: How many requests are answered or wait.
     """
 
     def __init__(
@@ -79,24 +129,24 @@ class RestApplication:
         metrics_path: str | None = None,
         playground: Playground | None = None,
     ) -> None:
-        self._service, self._limits, self._playground = service, limits or Limits(), playground
-        self._metrics, self._metrics_path = metrics, metrics_path
-        self._headers = [(b"content-type", JSON.encode())]
+        self.service, self.limits, self._playground = service, limits or Limits(), playground
+        self.metrics, self._metrics_path = metrics, metrics_path
+        self.headers = [(b"content-type", JSON.encode())]
         self._cors = cors
         if cors:
-            self._headers += [(name.lower().encode(), value.encode()) for name, value in _CORS.items()]
-        self._pool = ThreadPoolExecutor(self._limits.threads, thread_name_prefix="rest")
-        self._under_way = 0
+            self.headers += [(name.lower().encode(), value.encode()) for name, value in _CORS.items()]
+        self.pool = ThreadPoolExecutor(self.limits.threads, thread_name_prefix="rest")
+        self.under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         if scope["type"] != "http":
             return
         path = _raw_path(scope)
-        if self._metrics is not None and path == self._metrics_path:
-            await _respond(send, 200, [(b"content-type", b"text/plain")], self._metrics.page().encode())
+        if self.metrics is not None and path == self._metrics_path:
+            await _respond(send, 200, [(b"content-type", b"text/plain")], self.metrics.page().encode())
             return
-        headers = self._headers
+        headers = self.headers
         try:
             if path[:4].lower() == "/v1/":
                 status, body = 200, await self._answer(scope, path, receive)
@@ -113,7 +163,7 @@ class RestApplication:
 
     def close(self) -> None:
         """Lets go of the threads; those that still run end with what they do."""
-        self._pool.shutdown(wait=False)
+        self.pool.shutdown(wait=False)
 
     async def _answer(self, scope: Scope, path: str, receive: Receive) -> bytes:
         method: str = scope["method"]
@@ -124,16 +174,15 @@ class RestApplication:
         match = {"POST": _INFERENCE, "GET": _STATUS}[method].fullmatch(path) if method in ("POST", "GET") else None
         if match is None:
             raise invalid_argument(f"Malformed request: {method} {path}")
-        groups = match.groupdict()
-        target = (_decoded(groups["model"] or ""), _version(groups["version"]), None if groups["label"] is None else _decoded(groups["label"]))
+        target = Address.of(match)
         if method == "GET":
-            return await self._in_thread(self._about, *target, groups["part"])
+            return await self._in_thread(self._about, *target, match["part"])
         body = await self._body(scope, receive)
         # The path ignores case, but the name of the method does not.
-        answer = {"predict": self._predict, "classify": self._classify, "regress": self._regress}.get(groups["method"])
+        answer = {"predict": self._predict, "classify": self._classify, "regress": self._regress}.get(match["method"])
         if answer is None:
             raise invalid_argument(f"Malformed request: {method} {path}")
-        return await self._in_thread(self._recorded, answer, groups["method"].title(), *target, body)
+        return await self._in_thread(self._recorded, answer, match["method"].title(), *target, body)
 
     async def _elsewhere(self, scope: Scope, path: str, receive: Receive) -> Response:
         """Answers what lies outside `/v1/`."""
@@ -146,17 +195,17 @@ class RestApplication:
 
     async def _in_thread(self, function: Callable[..., bytes], *arguments: Any) -> bytes:
         """Runs a function in a thread, within the limits."""
-        limits, started = self._limits, False
+        limits, started = self.limits, False
 
         def run() -> bytes:
             nonlocal started
             started = True
             return function(*arguments)
 
-        if self._under_way >= limits.threads + limits.waiting:
+        if self.full:
             raise StatusError(Code.UNAVAILABLE, f"The request queue is full: {limits.waiting} requests are waiting.")
-        future = self._pool.submit(run)
-        self._under_way += 1
+        future = self.pool.submit(run)
+        self.under_way += 1
         loop = asyncio.get_running_loop()
 
         def done(_: Any) -> None:
@@ -168,16 +217,19 @@ class RestApplication:
             return await asyncio.wait_for(asyncio.wrap_future(future), limits.timeout_seconds or None)
         except TimeoutError:
             if not started:
-                raise StatusError(
-                    Code.RESOURCE_EXHAUSTED, f"The request waited longer than {limits.timeout_seconds * 1000:g} ms for its turn."
-                ) from None
-            raise StatusError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification") from None
+                raise StatusError(Code.RESOURCE_EXHAUSTED, WAITED_TOO_LONG.format(limits.timeout_seconds * 1000)) from None
+            raise StatusError(Code.DEADLINE_EXCEEDED, TIMED_OUT) from None
+
+    @property
+    def full(self) -> bool:
+        """Whether no more requests may wait."""
+        return self.under_way >= self.limits.threads + self.limits.waiting
 
     def _done(self) -> None:
-        self._under_way -= 1
+        self.under_way -= 1
 
     def _recorded(self, answer: Callable[..., bytes], api: str, name: str, *arguments: Any) -> bytes:
-        if self._metrics is None:
+        if self.metrics is None:
             return answer(name, *arguments)
         began, status = time.perf_counter(), Code.INTERNAL
         try:
@@ -188,11 +240,11 @@ class RestApplication:
             status = error.code
             raise
         finally:
-            self._metrics.request(name, api, "REST", status.name, time.perf_counter() - began)
+            self.metrics.request(name, api, "REST", status.name, time.perf_counter() - began)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """Reads the request's body, unpacked, and never more of it than the limit."""
-        limit, chunks, size, more = self._limits.body_bytes, list[bytes](), 0, True
+        limit, chunks, size, more = self.limits.body_bytes, list[bytes](), 0, True
         while more:
             event = await receive()
             if event["type"] == "http.disconnect":
@@ -209,28 +261,28 @@ class RestApplication:
     def _predict(self, name: str, version: int | None, label: str | None, body: bytes) -> bytes:
         document = json_parser.parse(body)
         wanted = json_codec.signature_name(document)
-        with self._service.manager.lease(name, version, label) as (_, servable):
+        with self.service.manager.lease(name, version, label) as (_, servable):
             signature = servable.signature(wanted)
             if signature is None:
                 raise invalid_argument(f'Serving signature name: "{wanted or DEFAULT_SIGNATURE}" not found in signature def')
             if not signature.inputs:
                 raise invalid_argument(f"Failed to get input map for signature: {wanted or 'DEFAULT'}")
             arrays, rows = json_codec.decode(document, signature.inputs, body)
-            outputs = inference.predict_arrays(servable, wanted, arrays, options=self._service.options(name, "Predict"))
+            outputs = inference.predict_arrays(servable, wanted, arrays, options=self.service.options(name, "Predict"))
         return json_codec.encode(outputs, rows)
 
     def _classify(self, name: str, version: int | None, label: str | None, body: bytes) -> bytes:
         document = json_parser.parse(body)
-        wanted, examples, options = json_codec.signature_name(document), json_codec.decode_examples(document), self._service.options(name, "Classify")
-        with self._service.manager.lease(name, version, label) as (_, servable):
+        wanted, examples, options = json_codec.signature_name(document), json_codec.decode_examples(document), self.service.options(name, "Classify")
+        with self.service.manager.lease(name, version, label) as (_, servable):
             signature = inference.classification_signature(servable, wanted, options)
             rows = inference.rows_of_classes(*inference.classify_examples(signature, examples, options))
         return json_codec.encode_results([[[json_codec.text(label), json_codec.shortest(score)] for label, score in row] for row in rows])
 
     def _regress(self, name: str, version: int | None, label: str | None, body: bytes) -> bytes:
         document = json_parser.parse(body)
-        wanted, examples, options = json_codec.signature_name(document), json_codec.decode_examples(document), self._service.options(name, "Regress")
-        with self._service.manager.lease(name, version, label) as (_, servable):
+        wanted, examples, options = json_codec.signature_name(document), json_codec.decode_examples(document), self.service.options(name, "Regress")
+        with self.service.manager.lease(name, version, label) as (_, servable):
             signature = inference.regression_signature(servable, wanted, options)
             values = inference.regress_examples(signature, examples, options)
         return json_codec.encode_results([json_codec.shortest(value) for value in values])
@@ -239,9 +291,9 @@ class RestApplication:
         if not name:
             raise invalid_argument("Missing model name in request.")
         if part != "metadata":
-            return _json(_message(self._service.status(_addressed(message("GetModelStatusRequest")(), name, version, label))))
+            return _json(_message(self.service.status(_addressed(message("GetModelStatusRequest")(), name, version, label))))
         request = _addressed(message("GetModelMetadataRequest")(metadata_field=[SIGNATURE_FIELD]), name, version, label)
-        response, signatures = self._service.metadata(request), message("SignatureDefMap")()
+        response, signatures = self.service.metadata(request), message("SignatureDefMap")()
         response.metadata[SIGNATURE_FIELD].Unpack(signatures)
         return _json({"model_spec": _message(response.model_spec), "metadata": {SIGNATURE_FIELD: _message(signatures)}})
 

@@ -15,7 +15,7 @@ import numpy
 from zoo.console import load_backend
 from zoo.errors import ServingError
 from zoo.export import EXTRA
-from zoo.serving.engines import TF, Answers, candidates, choose
+from zoo.serving.engines import TF, Answers, candidates, choose, row_wise
 from zoo.serving.messages import as_declared, message
 from zoo.serving.status import Code, StatusError, failed_precondition, invalid_argument
 from zoo.serving.tensors import TensorInfo, type_of
@@ -83,6 +83,19 @@ class Signature:
         """Whether a request can be answered without loading the session first."""
         return self._servable.has_session or self.engine(arrays) != TF
 
+    def joins(self, array: numpy.ndarray) -> bool:
+        """Whether a request with this input may run together with others: it holds one or more rows, which are answered one by one."""
+        return self.name in self._servable.row_wise and array.ndim == self._rank and array.shape[1:] == self._row and len(array) > 0
+
+    @cached_property
+    def _row(self) -> tuple[int, ...]:
+        ((_, info),) = self.inputs.items()
+        return (info.shape or ())[1:]
+
+    @cached_property
+    def _rank(self) -> int:
+        return len(self._row) + 1
+
     def run(self, arrays: Mapping[str, numpy.ndarray], outputs: Sequence[str] = ()) -> dict[str, numpy.ndarray]:
         """Computes outputs.
 
@@ -147,6 +160,7 @@ class Servable:
 
     Attributes:
         answers: What answers in place of the session, or None.
+        row_wise: The signatures whose requests may run together; see `zoo.serving.engines.row_wise`.
         aborts: Whether the graph has operations that end the process over too few dimensions.
 
     Raises:
@@ -164,12 +178,17 @@ class Servable:
         if meta_graph is None:
             self.meta_graph = self._load()
             self._describe(self.meta_graph)
+            self.row_wise = self._row_wise()
             return
         self.meta_graph = meta_graph
         self._describe(meta_graph)
         self.answers = choose(self.path, meta_graph, engine, _threads(self.path, self._options)[0], self._timed)
         if self.answers is None:
             self.session()
+        self.row_wise = self._row_wise() if self.answers is None else frozenset(self.answers.form.signatures)
+
+    def _row_wise(self) -> frozenset[str]:
+        return row_wise(self.path, lambda name, images: self.run(name, {"image": images}))
 
     def _describe(self, meta_graph: Any) -> None:
         graph = meta_graph.graph_def

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from zoo.serving.batching import BatchingParameters
     from zoo.serving.manager import Manager, ManagerOptions
     from zoo.serving.metrics import Metrics
+    from zoo.serving.rest import RestApplication
     from zoo.serving.service import Service
 
 READY = "listening on "
@@ -138,7 +140,18 @@ def serve(
         addresses = Addresses(
             *(None if port is None else f"{scheme}://{_host(options)}:{port}" for scheme, port in (("http", rest_port), ("grpc", grpc_port)))
         )
-        asyncio.run(_run(rest, listener, grpc, lambda: announce(manager, addresses) if announce else None))
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            runner.run(_run(rest, listener, grpc, lambda: announce(manager, addresses) if announce else None))
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """The fastest event loop that there is for this system."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
 def _host(options: ServerOptions) -> str:
@@ -206,8 +219,6 @@ def _start_grpc(service: Service, metrics: Metrics | None, options: ServerOption
 
 
 def _rest_server(service: Service, metrics: Metrics | None, options: ServerOptions, listener: socket.socket, stack: contextlib.ExitStack) -> Any:
-    import uvicorn
-
     from zoo.serving.playground import Playground
     from zoo.serving.rest import Limits, RestApplication
 
@@ -219,8 +230,24 @@ def _rest_server(service: Service, metrics: Metrics | None, options: ServerOptio
     playground = Playground(service.manager) if options.playground else None
     application = RestApplication(service, limits, cors=options.cors, metrics=metrics, metrics_path=options.metrics_path, playground=playground)
     stack.callback(application.close)
-    quiet = {"log_level": "warning", "access_log": False, "server_header": False, "lifespan": "off"}
-    return uvicorn.Server(uvicorn.Config(application, timeout_graceful_shutdown=DRAIN_SECONDS, **quiet))  # type: ignore[arg-type]
+    return http_server(application, timeout_graceful_shutdown=DRAIN_SECONDS)
+
+
+def http_server(application: RestApplication, **settings: Any) -> Any:
+    """Returns uvicorn's server of an application; predict requests go the short way where nothing stands between them and the model.
+
+    Args:
+        application: What answers.
+        settings: More of uvicorn's settings.
+    """
+    import uvicorn
+
+    from zoo.serving.hot_path import Connection, HotPath
+
+    if application.service.plain:
+        settings["http"] = functools.partial(Connection, HotPath(application))
+    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "lifespan": "off", "proxy_headers": False}
+    return uvicorn.Server(uvicorn.Config(application, **quiet, **settings))
 
 
 async def _run(rest: Any, listener: socket.socket | None, grpc_server: Any, announce: Callable[[], None]) -> None:

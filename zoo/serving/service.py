@@ -35,6 +35,11 @@ class Service:
     def __init__(self, manager: Manager, options: Options = DEFAULTS, metrics: Metrics | None = None) -> None:
         self.manager, self._options, self._metrics = manager, options, metrics
 
+    @property
+    def plain(self) -> bool:
+        """Whether nothing but the model stands between a predict request and its answer."""
+        return self._options.run is inference.run_directly and not self._options.check_methods
+
     def options(self, model: str, api: str) -> Options:
         """Returns how a request is answered: as the server was told, and with a clock where there are metrics."""
         if self._metrics is None:
