@@ -76,9 +76,9 @@ class Parser:
         if found is None:
             return None
         array, frame = found
-        frames = {"signature_name": f'"{wanted}"'.encode(), "instances": frame, "inputs": frame}
-        whole = b"{%b}" % b",".join(b'"%b":%b' % (key.encode(), frames[key]) for key in keys)
-        return Request(signature, name, array, rows) if body.translate(None, _NUMBERS) == whole.translate(None, _NUMBERS) else None
+        frames = {"signature_name": _quoted(wanted), "instances": frame, "inputs": frame}
+        whole = b"{%b}" % b",".join(b"%b:%b" % (_quoted(key), frames[key]) for key in keys)
+        return Request(signature, name, array, rows) if body.translate(None, _NUMBERS) == whole else None
 
 
 def _read_rows(value: Any, name: str, info: TensorInfo) -> tuple[numpy.ndarray, bytes] | None:
@@ -88,15 +88,15 @@ def _read_rows(value: Any, name: str, info: TensorInfo) -> tuple[numpy.ndarray, 
     if None in parts:
         return None
     arrays, frames = zip(*(part for part in parts if part is not None), strict=True)
-    key = name.encode()
-    return numpy.stack(arrays), b"[%b]" % b",".join(b'{"%b":%b}' % (key, frame) for frame in frames)
+    key = _quoted(name)
+    return numpy.stack(arrays), b"[%b]" % b",".join(b"{%b:%b}" % (key, frame) for frame in frames)
 
 
 def _read_whole(value: Any, name: str, info: TensorInfo) -> tuple[numpy.ndarray, bytes] | None:
     if not hasattr(value, "keys"):
         return _read(value, info)
     found = _read(value[name], info)
-    return None if found is None else (found[0], b'{"%b":%b}' % (name.encode(), found[1]))
+    return None if found is None else (found[0], b"{%b:%b}" % (_quoted(name), found[1]))
 
 
 def _read(value: Any, info: TensorInfo) -> tuple[numpy.ndarray, bytes] | None:
@@ -119,6 +119,12 @@ def _read(value: Any, info: TensorInfo) -> tuple[numpy.ndarray, bytes] | None:
         return None
     assert kind.dtype is not None
     return array.astype(kind.dtype).reshape(shape), _frame(tuple(shape))
+
+
+@functools.lru_cache(maxsize=1024)
+def _quoted(value: str) -> bytes:
+    """What a string leaves in a frame."""
+    return b'"%b"' % value.encode().translate(None, _NUMBERS)
 
 
 @functools.lru_cache(maxsize=1024)
