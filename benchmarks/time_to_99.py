@@ -7,6 +7,9 @@ test images are evaluated, which happens once per seed after the clock has stopp
 keras.io's example through `fit`, epoch by epoch, and prints the ratio. `--validate` learns without the 5,000 validation
 images and evaluates on them: that is how the configuration was chosen.
 
+Batch normalization earns its time: without it the same network needs half as many epochs more. bfloat16 does not where the
+processor has no matrix units for it: `--set precision=mixed_bfloat16` shows.
+
 The whole run is one graph: batches are gathered from a tensor, the step is unrolled by a loop in the graph, and nothing
 returns to Python before the last step.
 """
@@ -33,25 +36,43 @@ CONFIGURATION: dict[str, Any] = {
     "filters": (16, 32),
     "kernels": (5, 3),
     "units": 128,
-    "batch_size": 128,
-    "epochs": 0.7,
+    "batch_size": 256,
+    "epochs": 2.0,
     "optimizer": "adam",
-    "learning_rate": 1e-2,
+    "learning_rate": 2e-2,
+    "precision": "float32",
     "optimizer_arguments": {},
     "label_smoothing": 0.0,
 }
 
 
 def network(input_shape: tuple[int, ...], filters: Sequence[int], kernels: Sequence[int], units: int) -> Any:
-    """Two convolutions, each followed by max pooling and a rectifier, then a fully connected layer and logits."""
+    """Two convolutions, each followed by max pooling, batch normalization and a rectifier, then a fully connected layer and logits.
+
+    The outermost pixels, in which hardly a digit has ink, are cut off; pooling first leaves a quarter of the values to normalize.
+    """
     import keras
+    import tensorflow as tf
     from keras import layers
 
+    class FusedBatchNormalization(layers.BatchNormalization):
+        """The layer with TensorFlow's own kernel, which reads its input once where Keras's operations read it six times."""
+
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            state = {} if training else {"mean": self.moving_mean, "variance": self.moving_variance}
+            scale = tf.ones_like(self.beta)
+            outputs, *moments = tf.compat.v1.nn.fused_batch_norm(inputs, scale, self.beta, epsilon=self.epsilon, is_training=training, **state)
+            for moving, moment in zip((self.moving_mean, self.moving_variance), moments, strict=True) if training else ():
+                moving.assign(moving * self.momentum + moment * (1 - self.momentum))
+            return outputs
+
     image = keras.Input(input_shape, name="image")
-    features = layers.Rescaling(1 / 78.0, -33.0 / 78.0, name="preprocess_rescale")(image)
+    border = 2 if input_shape[0] > 20 else 0
+    features = layers.Rescaling(1 / 78.0, -33.0 / 78.0, name="preprocess_rescale")(layers.Cropping2D(border)(image))
     for index, (width, kernel) in enumerate(zip(filters, kernels, strict=True), start=1):
-        features = layers.Conv2D(width, kernel, padding="same", kernel_initializer="he_normal", name=f"block{index}_conv1")(features)
-        features = layers.MaxPooling2D(2, name=f"block{index}_pool")(features)
+        convolution = layers.Conv2D(width, kernel, padding="valid", use_bias=False, kernel_initializer="he_normal", name=f"block{index}_conv1")
+        features = layers.MaxPooling2D(2, name=f"block{index}_pool")(convolution(features))
+        features = FusedBatchNormalization(momentum=0.85, scale=False, name=f"block{index}_batchnorm1")(features)
         features = layers.ReLU(name=f"block{index}_relu1")(features)
     features = layers.Dense(units, activation="relu", kernel_initializer="he_normal", name="hidden1_dense")(layers.Flatten()(features))
     return keras.Model(image, layers.Dense(10, dtype="float32", name="logits")(features))
@@ -65,7 +86,7 @@ class Learner:
         import tensorflow as tf
 
         settings = configuration
-        keras.config.set_dtype_policy("mixed_bfloat16")
+        keras.config.set_dtype_policy(settings["precision"])
         self.model = network(train.images.shape[1:], settings["filters"], settings["kernels"], settings["units"])
         self.images, self.labels = tf.constant(train.images), tf.constant(train.labels.astype("int32"))
         self.batch_size = settings["batch_size"]
@@ -113,11 +134,13 @@ class Learner:
 
 
 def network_weights(model: Any, seed: int) -> list[numpy.ndarray]:
-    """Fresh weights: He's normal distribution for kernels, zero for biases."""
-    generator = numpy.random.default_rng([seed, 1])
-    shapes = [tuple(variable.shape) for variable in model.weights]
-    scales = [numpy.sqrt(2 / numpy.prod(shape[:-1])) if len(shape) > 1 else 0.0 for shape in shapes]
-    return [(scale * generator.normal(size=shape)).astype("float32") for shape, scale in zip(shapes, scales, strict=True)]
+    """Fresh weights: He's normal distribution for kernels, one for variances, zero for all else."""
+    generator, weights = numpy.random.default_rng([seed, 1]), []
+    for variable in model.weights:
+        shape = tuple(variable.shape)
+        scale = numpy.sqrt(2 / numpy.prod(shape[:-1])) if len(shape) > 1 else 0.0
+        weights.append((scale * generator.normal(size=shape) + (variable.name == "moving_variance")).astype("float32"))
+    return weights
 
 
 def keras_example(train: zoo.Dataset, test: zoo.Dataset, epochs: int = 15) -> tuple[float, float, int]:
