@@ -67,10 +67,10 @@ def network(input_shape: tuple[int, ...], filters: Sequence[int], kernels: Seque
             return outputs
 
     image = keras.Input(input_shape, name="image")
-    border = 2 if input_shape[0] > 20 else 0
+    border, padding = (2, "valid") if input_shape[0] > 20 else (0, "same")
     features = layers.Rescaling(1 / 78.0, -33.0 / 78.0, name="preprocess_rescale")(layers.Cropping2D(border)(image))
     for index, (width, kernel) in enumerate(zip(filters, kernels, strict=True), start=1):
-        convolution = layers.Conv2D(width, kernel, padding="valid", use_bias=False, kernel_initializer="he_normal", name=f"block{index}_conv1")
+        convolution = layers.Conv2D(width, kernel, padding=padding, use_bias=False, kernel_initializer="he_normal", name=f"block{index}_conv1")
         features = layers.MaxPooling2D(2, name=f"block{index}_pool")(convolution(features))
         features = FusedBatchNormalization(momentum=0.85, scale=False, name=f"block{index}_batchnorm1")(features)
         features = layers.ReLU(name=f"block{index}_relu1")(features)
