@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zoo.serving.manager import Manager
     from zoo.serving.repository import ModelSource
     from zoo.serving.server import Addresses, ServerOptions
+    from zoo.serving.workers import Worker
 
 HELP = "serve models over TF Serving's REST and gRPC protocols"
 EXAMPLES = """  zoo serve                                    the repository saved_models
@@ -33,7 +34,7 @@ EXAMPLES = """  zoo serve                                    the repository save
   zoo serve saved_models --engine tensorflow_model_server"""
 ENGINES = ("auto", "tf", "litert", "onnx")
 TF_SERVING = "tensorflow_model_server"
-OWN_FLAGS = ("--engine", "--host", "--max_body_bytes", "--max_waiting_requests")
+OWN_FLAGS = ("--engine", "--host", "--max_body_bytes", "--max_waiting_requests", "--workers", "--worker")
 OWN_SWITCHES = ("--no-playground",)
 # Flags of TF Serving that say how its C++ works inside: taken, and without effect here.
 IGNORED = (
@@ -72,6 +73,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
     parser.add_argument("--max_body_bytes", type=int, default=256 * 1024 * 1024, metavar="BYTES", help="largest REST body (default: 256 MiB)")
     parser.add_argument("--max_waiting_requests", type=int, default=1000, metavar="N", help="requests that may wait for their turn (default: 1000)")
+    parser.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes that share the ports (default: 1)")
+    parser.add_argument("--worker", type=_worker, help=argparse.SUPPRESS)  # which of them this process is
     parser.add_argument("--no-playground", dest="playground", action="store_false", help="no page at /: answer there as TF Serving does")
     _configure_tf_serving(parser.add_argument_group("flags of tensorflow_model_server"))
     _tolerate_unknown_flags(parser)
@@ -141,6 +144,19 @@ def _boolean(text: str) -> bool:
     return text.lower() in ("true", "1")
 
 
+def _workers(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a number of processes, received {text!r}")
+    return int(text)
+
+
+def _worker(text: str) -> Worker:
+    from zoo.serving.workers import Worker
+
+    number, _, folder = text.partition(":")
+    return Worker(int(number), Path(folder))
+
+
 def _port(text: str) -> int | None:
     """A port as `ServerOptions` has it: None for none, 0 for a free one."""
     if text == "any":
@@ -165,8 +181,39 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="zoo-serve-") as temporary:
         if arguments.engine == TF_SERVING:
             return _run_tf_serving(arguments, Path(temporary))
+        if arguments.workers > 1:
+            return _run_workers(arguments, Path(temporary))
         _serve(arguments, Path(temporary))
     return 0
+
+
+def _run_workers(arguments: argparse.Namespace, temporary: Path) -> int:
+    """Runs the same command in several processes."""
+    from zoo.serving.workers import require_shared_ports, supervise
+
+    require_shared_ports()
+    if arguments.grpc_socket_path:
+        raise UsageError("--grpc_socket_path is one server's, and --workers are several. Leave one of them out.")
+    given = _without(arguments.given, ("--workers", "--port", "--rest_api_port"), arguments.sources)
+    if not arguments.model_base_path and not arguments.model_config_file:
+        given.append(str(_repository(arguments.sources, temporary)))
+    command = [sys.executable, "-m", "zoo.cli", "serve", *given]
+    return supervise(
+        command, arguments.workers, arguments.host, arguments.rest_api_port, arguments.port, lambda line: print(line, end="", flush=True)
+    )
+
+
+def _without(given: Sequence[str], flags: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Returns a command line without flags that take a value, and without other arguments."""
+    kept, skip = [], False
+    for argument in given:
+        if skip:
+            skip = False
+        elif argument.partition("=")[0] in flags:
+            skip = "=" not in argument
+        elif argument not in others:
+            kept.append(argument)
+    return kept
 
 
 def _serve(arguments: argparse.Namespace, temporary: Path) -> None:
@@ -174,6 +221,8 @@ def _serve(arguments: argparse.Namespace, temporary: Path) -> None:
         print(f"without effect here: {', '.join(f'--{name}' for name in ignored)}", file=sys.stderr)
     from zoo.serving.server import serve
 
+    if arguments.worker is not None:
+        arguments.worker.stop_with_parent()
     find = _finder(arguments, temporary)
     wait, announce = bool(arguments.model_base_path or arguments.model_config_file), functools.partial(_announce, playground=arguments.playground)
     serve(find(), _options(arguments), refresh=find, wait=wait, announce=announce)
@@ -237,6 +286,7 @@ def _options(arguments: argparse.Namespace) -> ServerOptions:
         tensor_content=arguments.enable_serialization_as_tensor_content,
         check_methods=arguments.enable_signature_method_name_check,
         batching=_batching(arguments),
+        worker=arguments.worker,
         manager=_manager_options(arguments),
         **threads,
     )
@@ -385,15 +435,7 @@ def _run_tf_serving(arguments: argparse.Namespace, temporary: Path) -> int:
 
 
 def _tf_serving_arguments(arguments: argparse.Namespace, temporary: Path) -> list[str]:
-    given: list[str] = arguments.given
-    flags, skip = [], False
-    for argument in given:
-        if skip:
-            skip = False
-        elif argument.partition("=")[0] in OWN_FLAGS:
-            skip = "=" not in argument
-        elif argument not in (*OWN_SWITCHES, *arguments.sources):
-            flags.append(argument)
+    flags = _without(arguments.given, OWN_FLAGS, (*OWN_SWITCHES, *arguments.sources))
     if not any(flag.partition("=")[0] == "--rest_api_port" for flag in flags):
         flags.append(f"--rest_api_port={arguments.rest_api_port}")
     if not arguments.model_base_path and not arguments.model_config_file:

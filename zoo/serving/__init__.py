@@ -9,6 +9,7 @@ manager.py        versions that come and go; warmup.py: their first requests; tf
 servable.py       one loaded SavedModel; engines.py: LiteRT and ONNX in its place; batching.py: requests that run together
 repository.py     which models and versions there are: folders, models.config
 tensors.py        TensorProto to arrays and back; messages.py: protocol buffers without TensorFlow
+workers.py        several processes on the same ports
 status.py         the canonical status codes; metrics.py: counts and times
 playground.py     the page at /, whose files lie in static/
 """

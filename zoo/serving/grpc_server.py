@@ -86,6 +86,7 @@ def start_grpc(
     waiting: int = 1000,
     channel_arguments: str = "",
     ssl_config: Path | None = None,
+    shared: bool = False,
     metrics: Metrics | None = None,
 ) -> tuple[grpc.Server, list[int]]:
     """Starts the gRPC server.
@@ -97,6 +98,7 @@ def start_grpc(
         waiting: How many more may wait for a thread; the next is RESOURCE_EXHAUSTED.
         channel_arguments: gRPC's own settings, as `name=value,name=value`.
         ssl_config: A file with an SSLConfig; None for no encryption.
+        shared: Whether other processes may listen on the same ports.
         metrics: Where requests are recorded, or None.
 
     Returns:
@@ -105,7 +107,11 @@ def start_grpc(
     Raises:
         ServingError: An address is in use, or a setting or the SSLConfig cannot be read.
     """
-    options = [("grpc.max_receive_message_length", MAXIMUM_MESSAGE), ("grpc.max_send_message_length", MAXIMUM_MESSAGE), ("grpc.so_reuseport", 0)]
+    options = [
+        ("grpc.max_receive_message_length", MAXIMUM_MESSAGE),
+        ("grpc.max_send_message_length", MAXIMUM_MESSAGE),
+        ("grpc.so_reuseport", int(shared)),
+    ]
     pool = ThreadPoolExecutor(threads, thread_name_prefix="grpc")
     server = grpc.server(pool, options=[*options, *_arguments(channel_arguments)], maximum_concurrent_rpcs=threads + waiting)
     for name, handlers in _services(service, metrics).items():

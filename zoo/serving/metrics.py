@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 PATH = "/monitoring/prometheus/metrics"
@@ -71,6 +72,30 @@ class Metrics:
             for (model, api, runtime), histogram in sorted(self._runtimes.items()):
                 lines += _histogram(":tensorflow:serving:runtime_latency", _labels(model_name=model, API=api, runtime=runtime), histogram)
         return "\n".join(lines) + "\n"
+
+
+def merged(pages: Sequence[str]) -> str:
+    """Returns the Prometheus page of several processes: every sample is the sum of theirs.
+
+    Example:
+        >>> print(merged(["# TYPE a counter\\na{b=\\"c\\"} 1", "# TYPE a counter\\na{b=\\"c\\"} 2\\na{b=\\"d\\"} 3"]), end="")
+        # TYPE a counter
+        a{b="c"} 3
+        a{b="d"} 3
+    """
+    blocks: dict[str, dict[str, float]] = {}
+    for page in pages:
+        block: dict[str, float] = {}
+        for line in page.splitlines():
+            if line.startswith("#"):
+                block = blocks.setdefault(line, {})
+            elif line:
+                sample, _, value = line.rpartition(" ")
+                block[sample] = block.get(sample, 0) + float(value)
+    lines = []
+    for about, block in blocks.items():
+        lines += [about, *(f"{sample} {value:.17g}" for sample, value in block.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _labels(**labels: str) -> str:

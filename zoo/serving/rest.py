@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zoo.serving.metrics import Metrics
     from zoo.serving.playground import Playground, Response
     from zoo.serving.service import Service
+    from zoo.serving.workers import Worker
 
 logger = logging.getLogger(__name__)
 Scope = MutableMapping[str, Any]
@@ -109,6 +110,7 @@ class RestApplication:
         metrics: Where requests are recorded, or None.
         metrics_path: Where the record is shown, or None.
         playground: What answers outside `/v1/`, or None: then nothing does, as in TF Serving.
+        worker: Which of several processes this one is, or None.
 
     Attributes:
         service: The same.
@@ -128,9 +130,10 @@ class RestApplication:
         metrics: Metrics | None = None,
         metrics_path: str | None = None,
         playground: Playground | None = None,
+        worker: Worker | None = None,
     ) -> None:
         self.service, self.limits, self._playground = service, limits or Limits(), playground
-        self.metrics, self._metrics_path = metrics, metrics_path
+        self.metrics, self._metrics_path, self._worker = metrics, metrics_path, worker
         self.headers = [(b"content-type", JSON.encode())]
         self._cors = cors
         if cors:
@@ -144,7 +147,8 @@ class RestApplication:
             return
         path = _raw_path(scope)
         if self.metrics is not None and path == self._metrics_path:
-            await _respond(send, 200, [(b"content-type", b"text/plain")], self.metrics.page().encode())
+            page = self.metrics.page() if self._worker is None else await self._worker.page(self.metrics)
+            await _respond(send, 200, [(b"content-type", b"text/plain")], page.encode())
             return
         headers = self.headers
         try:

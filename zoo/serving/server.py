@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from zoo.serving.metrics import Metrics
     from zoo.serving.rest import RestApplication
     from zoo.serving.service import Service
+    from zoo.serving.workers import Worker
 
 READY = "listening on "
 REST_PORT = 8501
@@ -61,6 +62,7 @@ class ServerOptions:
         tensor_content: Whether gRPC answers carry tensors as raw bytes and not in typed fields.
         check_methods: Whether a signature's method has to be the one that is called.
         batching: How requests are joined, or None.
+        worker: Which of several processes this one is, or None.
         manager: How versions are looked for and loaded.
     """
 
@@ -81,6 +83,7 @@ class ServerOptions:
     tensor_content: bool = False
     check_methods: bool = False
     batching: BatchingParameters | None = None
+    worker: Worker | None = None
     manager: ManagerOptions | None = None
 
 
@@ -131,7 +134,7 @@ def serve(
 
     options = options or ServerOptions()
     with contextlib.ExitStack() as stack:
-        listener = None if options.rest_port is None else stack.enter_context(bind(options.host, options.rest_port))
+        listener = None if options.rest_port is None else stack.enter_context(bind(options.host, options.rest_port, options.worker is not None))
         manager = _load(sources, options, refresh, wait, stack)
         service, metrics = _service(manager, options, stack)
         grpc, grpc_port = _start_grpc(service, metrics, options, stack)
@@ -141,7 +144,7 @@ def serve(
             *(None if port is None else f"{scheme}://{_host(options)}:{port}" for scheme, port in (("http", rest_port), ("grpc", grpc_port)))
         )
         with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(_run(rest, listener, grpc, lambda: announce(manager, addresses) if announce else None))
+            runner.run(_run(rest, listener, grpc, lambda: announce(manager, addresses) if announce else None, _showing(options, metrics)))
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -193,7 +196,7 @@ def _service(manager: Manager, options: ServerOptions, stack: contextlib.ExitSta
         batcher = Batcher(options.batching)
         stack.callback(batcher.close)
         run = batcher.run
-    return Service(manager, Options(run, options.tensor_content, options.check_methods), metrics), metrics
+    return Service(manager, Options(run, options.tensor_content, options.check_methods), metrics, alone=options.worker is None), metrics
 
 
 def _start_grpc(service: Service, metrics: Metrics | None, options: ServerOptions, stack: contextlib.ExitStack) -> tuple[Any, int | None]:
@@ -212,6 +215,7 @@ def _start_grpc(service: Service, metrics: Metrics | None, options: ServerOption
         waiting=options.waiting,
         channel_arguments=options.grpc_channel_arguments,
         ssl_config=options.ssl_config,
+        shared=options.worker is not None,
         metrics=metrics,
     )
     stack.callback(lambda: server.stop(DRAIN_SECONDS).wait())
@@ -228,7 +232,9 @@ def _rest_server(service: Service, metrics: Metrics | None, options: ServerOptio
         raise _in_use(*listener.getsockname()[:2]) from None
     limits = Limits(options.body_bytes, options.timeout_seconds, options.rest_threads, options.waiting)
     playground = Playground(service.manager) if options.playground else None
-    application = RestApplication(service, limits, cors=options.cors, metrics=metrics, metrics_path=options.metrics_path, playground=playground)
+    application = RestApplication(
+        service, limits, cors=options.cors, metrics=metrics, metrics_path=options.metrics_path, playground=playground, worker=options.worker
+    )
     stack.callback(application.close)
     return http_server(application, timeout_graceful_shutdown=DRAIN_SECONDS)
 
@@ -250,11 +256,17 @@ def http_server(application: RestApplication, **settings: Any) -> Any:
     return uvicorn.Server(uvicorn.Config(application, **quiet, **settings))
 
 
-async def _run(rest: Any, listener: socket.socket | None, grpc_server: Any, announce: Callable[[], None]) -> None:
+async def _showing(options: ServerOptions, metrics: Metrics | None) -> asyncio.Server | None:
+    """Shows the metrics to the other processes, where there are both."""
+    return None if options.worker is None or metrics is None else await options.worker.show(metrics)
+
+
+async def _run(rest: Any, listener: socket.socket | None, grpc_server: Any, announce: Callable[[], None], begin: Awaitable[Any]) -> None:
     """Runs until a signal comes, so that SIGTERM ends in exit status 0 and not in death by the signal.
 
     The handler for SIGTERM stays when the loop has ended: a second signal must not kill what is just about to end.
     """
+    begun = await begin
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
 
     def stop() -> None:
@@ -276,6 +288,8 @@ async def _run(rest: Any, listener: socket.socket | None, grpc_server: Any, anno
             await asyncio.sleep(0.005)
     announce()
     await stopped.wait()
+    if begun is not None:
+        begun.close()
     draining = None if grpc_server is None else grpc_server.stop(DRAIN_SECONDS)  # both drain at the same time
     if serving is not None:
         await serving
@@ -284,8 +298,13 @@ async def _run(rest: Any, listener: socket.socket | None, grpc_server: Any, anno
     signal.signal(signal.SIGINT, interrupt)
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, shared: bool = False) -> socket.socket:
     """Returns a socket with an address, which does not listen yet.
+
+    Args:
+        host: The address.
+        port: The port, 0 for a free one.
+        shared: Whether other processes may have the same address.
 
     Raises:
         ServingError: The port is in use, or the address is not this machine's.
@@ -294,6 +313,8 @@ def bind(host: str, port: int) -> socket.socket:
     # Named as TCP, so that asyncio turns Nagle's algorithm off: with it an answer in two segments takes 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:

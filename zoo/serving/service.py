@@ -13,7 +13,7 @@ from zoo.serving.inference import DEFAULTS, SIGNATURE_FIELD, Options
 from zoo.serving.manager import Manager, Version
 from zoo.serving.messages import message
 from zoo.serving.repository import sources_of
-from zoo.serving.status import Code, StatusError, invalid_argument
+from zoo.serving.status import Code, StatusError, failed_precondition, invalid_argument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,10 +30,11 @@ class Service:
         manager: The models.
         options: How requests are answered.
         metrics: Where the engines' time is recorded, or None.
+        alone: Whether no other process serves the same models.
     """
 
-    def __init__(self, manager: Manager, options: Options = DEFAULTS, metrics: Metrics | None = None) -> None:
-        self.manager, self._options, self._metrics = manager, options, metrics
+    def __init__(self, manager: Manager, options: Options = DEFAULTS, metrics: Metrics | None = None, alone: bool = True) -> None:
+        self.manager, self._options, self._metrics, self._alone = manager, options, metrics, alone
 
     @property
     def plain(self) -> bool:
@@ -103,6 +104,8 @@ class Service:
 
     def reload(self, request: Any) -> Any:
         """Answers a ReloadConfigRequest: what it does not list is unloaded."""
+        if not self._alone:
+            raise failed_precondition("This server runs in several processes, of which a request reaches one: change models.config instead")
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument("ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently supported")
         try:
