@@ -20,10 +20,11 @@ from tensorflow.python.data.experimental.ops import testing
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from zoo.serving.grpc_server import start_grpc
+from zoo.serving.grpc_server import Observers, start_grpc
 from zoo.serving.inference import Options
 from zoo.serving.manager import Manager, ManagerOptions
 from zoo.serving.metrics import Metrics
+from zoo.serving.operations import Operations
 from zoo.serving.playground import Playground
 from zoo.serving.repository import ModelSource, find_models
 from zoo.serving.rest import Limits, RestApplication
@@ -257,12 +258,18 @@ def serving(
     metrics: Metrics | None = rest.get("metrics")
     manager = Manager(sources, manager_options)
     service = Service(manager, options or Options(), metrics)
-    application = RestApplication(service, limits or Limits(body_bytes=300_000), playground=Playground(manager) if playground else None, **rest)
+    application = RestApplication(
+        service,
+        limits or Limits(body_bytes=300_000),
+        playground=Playground(manager) if playground else None,
+        operations=Operations(manager, with_tokens="tokens" in rest) if playground else None,
+        **rest,
+    )
     listener = bind("127.0.0.1", 0)
     server = http_server(application)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    grpc_server, (port,) = start_grpc(service, ["127.0.0.1:0"], threads=grpc_limits[0], waiting=grpc_limits[1], metrics=metrics)
+    grpc_server, (port,) = start_grpc(service, ["127.0.0.1:0"], threads=grpc_limits[0], waiting=grpc_limits[1], observers=Observers(manager, metrics))
     while not server.started:
         time.sleep(0.005)
     running = Running(f"http://127.0.0.1:{listener.getsockname()[1]}", f"127.0.0.1:{port}", manager)

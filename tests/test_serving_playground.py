@@ -20,8 +20,10 @@ import requests
 from serving_models import QUICK, Running, half_plus, serving, several
 
 import zoo
+from zoo.serving.catalogue import read_card
 from zoo.serving.manager import Manager
-from zoo.serving.playground import POLICY, Playground, read_card, read_files
+from zoo.serving.operations import POLICY, Operations
+from zoo.serving.playground import Playground, read_files
 from zoo.serving.repository import ModelSource, find_models
 from zoo.serving.rest import RestApplication
 from zoo.serving.server import bind, http_server
@@ -809,7 +811,7 @@ class Stand:
 
     def __init__(self, sources: list[ModelSource]) -> None:
         self.manager = Manager(sources, QUICK)
-        self.application = RestApplication(Service(self.manager), playground=Playground(self.manager))
+        self.application = RestApplication(Service(self.manager), operations=Operations(self.manager), playground=Playground(self.manager))
         self.port = 0
         self.start()
 

@@ -18,7 +18,7 @@ from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
 import zoo
 from zoo.errors import ServingError
-from zoo.serving.metrics import PATH, Metrics, merged
+from zoo.serving.metrics import PATH, Facts, Metrics, merged
 from zoo.serving.server import ServerProcess, bind, start
 
 PREDICT = "/v1/models/relu_mlp.digits:predict"
@@ -160,8 +160,8 @@ def test_pages_are_added_up() -> None:
     for requests_ in (1, 2, 3):
         metrics = Metrics()
         for _ in range(requests_):
-            metrics.request("m", "Predict", "REST", "OK", seconds=0.001 * requests_)
-        metrics.request(f"only{requests_}", "Predict", "REST", "NOT_FOUND", seconds=0.0)
+            metrics.request(Facts("m", 1), "Predict", "REST", "OK", seconds=0.001 * requests_)
+        metrics.request(Facts(f"only{requests_}"), "Predict", "REST", "NOT_FOUND", seconds=0.0)
         pages.append(metrics.page())
     lines = merged(pages).splitlines()
     assert ':tensorflow:serving:request_count{model_name="m",status="OK"} 6' in lines

@@ -21,6 +21,7 @@ from zoo.errors import ServingError, UsageError
 if TYPE_CHECKING:
     from zoo.serving.manager import Manager
     from zoo.serving.repository import ModelSource
+    from zoo.serving.security import Tls
     from zoo.serving.server import Addresses, ServerOptions
     from zoo.serving.workers import Worker
 
@@ -34,8 +35,23 @@ EXAMPLES = """  zoo serve                                    the repository save
   zoo serve saved_models --engine tensorflow_model_server"""
 ENGINES = ("auto", "tf", "litert", "onnx")
 TF_SERVING = "tensorflow_model_server"
-OWN_FLAGS = ("--engine", "--host", "--max_body_bytes", "--max_waiting_requests", "--workers", "--worker")
-OWN_SWITCHES = ("--no-playground",)
+OWN_FLAGS = (
+    "--engine",
+    "--host",
+    "--max_body_bytes",
+    "--max_waiting_requests",
+    "--workers",
+    "--worker",
+    "--tls_certificate",
+    "--tls_key",
+    "--tls_client_ca",
+    "--token_file",
+    "--access_log",
+    "--drain_seconds",
+    "--max_connections",
+    "--read_timeout_in_ms",
+)
+OWN_SWITCHES = ("--no-playground", "--no-metrics")
 # Flags of TF Serving that say how its C++ works inside: taken, and without effect here.
 IGNORED = (
     "flush_filesystem_caches",
@@ -73,8 +89,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
     parser.add_argument("--max_body_bytes", type=int, default=256 * 1024 * 1024, metavar="BYTES", help="largest REST body (default: 256 MiB)")
     parser.add_argument("--max_waiting_requests", type=int, default=1000, metavar="N", help="requests that may wait for their turn (default: 1000)")
+    parser.add_argument("--tls_certificate", type=Path, metavar="FILE", help="certificate of both ports, PEM")
+    parser.add_argument("--tls_key", type=Path, metavar="FILE", help="its private key, PEM")
+    parser.add_argument("--tls_client_ca", type=Path, metavar="FILE", help="authorities whose certificates clients have to show, PEM")
+    parser.add_argument("--token_file", type=Path, metavar="FILE", help="bearer tokens that open the server, one per line")
+    parser.add_argument("--access_log", metavar="FILE", help="write a line of JSON for every request to FILE, - for the terminal")
+    parser.add_argument(
+        "--drain_seconds", type=float, default=0.0, metavar="S", help="time from SIGTERM, and not being ready, to the end (default: 0)"
+    )
+    parser.add_argument("--no-metrics", dest="metrics", action="store_false", help="no metrics at /metrics")
     parser.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes that share the ports (default: 1)")
     parser.add_argument("--worker", type=_worker, help=argparse.SUPPRESS)  # which of them this process is
+    parser.add_argument("--max_connections", type=int, default=10_000, metavar="N", help="clients that may be connected to REST (default: 10000)")
+    parser.add_argument("--read_timeout_in_ms", type=int, default=60_000, metavar="MS", help="time for a REST request to arrive (default: a minute)")
     parser.add_argument("--no-playground", dest="playground", action="store_false", help="no page at /: answer there as TF Serving does")
     _configure_tf_serving(parser.add_argument_group("flags of tensorflow_model_server"))
     _tolerate_unknown_flags(parser)
@@ -262,7 +289,23 @@ def _repository(sources: Sequence[str], temporary: Path) -> Path:
     return temporary
 
 
+def _tls(arguments: argparse.Namespace) -> Tls | None:
+    from zoo.serving.security import Tls
+
+    certificate, key, authority = arguments.tls_certificate, arguments.tls_key, arguments.tls_client_ca
+    if certificate is None and key is None and authority is None:
+        return None
+    if certificate is None or key is None:
+        missing = "--tls_certificate" if certificate is None else "--tls_key"
+        raise UsageError(f"TLS takes --tls_certificate and --tls_key together. {missing} is missing.")
+    if arguments.ssl_config_file is not None:
+        raise UsageError("--ssl_config_file and --tls_certificate both name the certificate of gRPC. Leave one of them out.")
+    return Tls(certificate, key, authority)
+
+
 def _options(arguments: argparse.Namespace) -> ServerOptions:
+    from zoo.serving.access_log import AccessLog
+    from zoo.serving.security import Tokens
     from zoo.serving.server import ServerOptions
 
     threads = {
@@ -277,11 +320,18 @@ def _options(arguments: argparse.Namespace) -> ServerOptions:
         grpc_socket=arguments.grpc_socket_path,
         grpc_channel_arguments=arguments.grpc_channel_arguments,
         ssl_config=arguments.ssl_config_file,
+        tls=_tls(arguments),
+        tokens=None if arguments.token_file is None else Tokens(arguments.token_file),
+        access_log=None if arguments.access_log is None else AccessLog(arguments.access_log),
         body_bytes=arguments.max_body_bytes,
         timeout_seconds=max(arguments.rest_api_timeout_in_ms, 0) / 1000,
         waiting=arguments.max_waiting_requests,
+        connections=arguments.max_connections,
+        read_seconds=max(arguments.read_timeout_in_ms, 0) / 1000,
         cors=arguments.rest_api_enable_cors_support,
         metrics_path=_metrics_path(arguments.monitoring_config_file),
+        metrics=arguments.metrics,
+        drain_seconds=max(arguments.drain_seconds, 0),
         playground=arguments.playground,
         tensor_content=arguments.enable_serialization_as_tensor_content,
         check_methods=arguments.enable_signature_method_name_check,

@@ -2,6 +2,7 @@
 
 client.py         arrays in, arrays out, without TensorFlow
 server.py         start, drain, stop
+connection.py     connections within limits; hot_path.py: the short way of predict requests; array_json.py: its JSON
 rest.py           paths, methods and statuses; json_parser.py and json_codec.py: TF Serving's JSON
 grpc_server.py    TF Serving's two gRPC services
 service.py        the services without the wire; inference.py: predict, classify, regress
@@ -10,6 +11,8 @@ servable.py       one loaded SavedModel; engines.py: LiteRT and ONNX in its plac
 repository.py     which models and versions there are: folders, models.config
 tensors.py        TensorProto to arrays and back; messages.py: protocol buffers without TensorFlow
 workers.py        several processes on the same ports
+operations.py     health, readiness, models, metrics; catalogue.py: what is served; openapi.py: its description
+security.py       certificates and tokens; access_log.py: a line for every request
 status.py         the canonical status codes; metrics.py: counts and times
 playground.py     the page at /, whose files lie in static/
 """

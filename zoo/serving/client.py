@@ -6,11 +6,15 @@ import base64
 import contextlib
 import http.client
 import json
+import os
 import random
+import ssl
 import threading
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import MissingExtraError, ServingError, UsageError
@@ -32,13 +36,17 @@ class Client:
     after a pause that doubles each time. A client may be used by several threads.
 
     Args:
-        url: `http://host:port` or `https://host:port` for REST, `grpc://host:port` for gRPC.
+        url: `http://host:port` for REST, `grpc://host:port` for gRPC; with certificates `https://` and `grpcs://`.
         timeout: Seconds that a call may take, its retries included.
         retries: How often a request is sent again.
         backoff: Seconds before the first retry.
+        token: The bearer token that the server asks for, or None.
+        certificate_authority: PEM file of the authorities that may have signed the server's certificate; None for those that this
+            machine trusts.
+        certificate: PEM files of this client's own certificate and of its key, or None.
 
     Raises:
-        UsageError: The URL is of another form.
+        UsageError: The URL is of another form, or a file cannot be read.
         MissingExtraError: gRPC is asked for, and the extra `serve` is not installed.
 
     Example:
@@ -50,11 +58,22 @@ class Client:
         ((2, 10), dtype('int64'))
     """
 
-    def __init__(self, url: str, *, timeout: float = 60.0, retries: int = 5, backoff: float = 0.1) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 60.0,
+        retries: int = 5,
+        backoff: float = 0.1,
+        token: str | None = None,
+        certificate_authority: str | os.PathLike[str] | None = None,
+        certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+    ) -> None:
         parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https", "grpc") or not parts.hostname:
-            raise UsageError(f"A server's URL is http://host:port, https://host:port or grpc://host:port. Received: {url!r}.")
-        self._wire: _Rest | _Grpc = _Grpc(parts) if parts.scheme == "grpc" else _Rest(parts)
+        if parts.scheme not in ("http", "https", "grpc", "grpcs") or not parts.hostname:
+            raise UsageError(f"A server's URL is http://host:port or grpc://host:port, with certificates https:// or grpcs://. Received: {url!r}.")
+        secrets = _Secrets(token, certificate_authority, certificate)
+        self._wire: _Rest | _Grpc = _Grpc(parts, secrets) if parts.scheme.startswith("grpc") else _Rest(parts, secrets)
         self._timeout, self._retries, self._backoff = timeout, retries, backoff
 
     def predict(
@@ -217,11 +236,43 @@ class _Target:
             spec.version_label = self.label
 
 
+@dataclass(frozen=True)
+class _Secrets:
+    """What a client shows, and what it wants to see."""
+
+    token: str | None
+    certificate_authority: str | os.PathLike[str] | None
+    certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None
+
+    def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
+        """Returns the authorities, the key and the certificate."""
+        certificate, key = self.certificate or (None, None)
+        try:
+            authority, key_bytes, chain = (
+                None if path is None else Path(path).read_bytes() for path in (self.certificate_authority, key, certificate)
+            )
+        except OSError as error:
+            raise UsageError(f"{error.filename} cannot be read: {error.strerror}.") from None
+        return authority, key_bytes, chain
+
+    def context(self) -> ssl.SSLContext:
+        self.read()
+        try:
+            context = ssl.create_default_context(cafile=None if self.certificate_authority is None else os.fspath(self.certificate_authority))
+            if self.certificate is not None:
+                context.load_cert_chain(os.fspath(self.certificate[0]), os.fspath(self.certificate[1]))
+        except ssl.SSLError as error:
+            raise UsageError(f"The certificates cannot be used: {error.reason or error}.") from None
+        return context
+
+
 class _Rest:
     """The requests over REST. Each thread keeps a connection of its own."""
 
-    def __init__(self, parts: urllib.parse.SplitResult) -> None:
+    def __init__(self, parts: urllib.parse.SplitResult, secrets: _Secrets) -> None:
         self._parts = parts
+        self._context = secrets.context() if parts.scheme == "https" else None
+        self._headers = {"Content-Type": "application/json", **({} if secrets.token is None else {"Authorization": f"Bearer {secrets.token}"})}
         self._local = threading.local()
         self._connections: list[http.client.HTTPConnection] = []
         self._types: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
@@ -294,7 +345,7 @@ class _Rest:
         for fresh in (False, True):
             connection = self._connection(timeout)
             try:
-                connection.request(method, path, body, {"Content-Type": "application/json"})
+                connection.request(method, path, body, self._headers)
                 response = connection.getresponse()
                 return response.status, response.read()
             except TimeoutError:
@@ -309,9 +360,12 @@ class _Rest:
     def _connection(self, timeout: float) -> http.client.HTTPConnection:
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         if connection is None:
-            kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-            assert self._parts.hostname is not None
-            connection = self._local.connection = kind(self._parts.hostname, self._parts.port, timeout=timeout)
+            host, port = self._parts.hostname or "", self._parts.port
+            if self._context is None:
+                connection = http.client.HTTPConnection(host, port, timeout=timeout)
+            else:
+                connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=self._context)
+            self._local.connection = connection
             self._connections.append(connection)
         connection.timeout = timeout
         if connection.sock is not None:
@@ -330,13 +384,18 @@ class _Rest:
 class _Grpc:
     """The requests over gRPC."""
 
-    def __init__(self, parts: urllib.parse.SplitResult) -> None:
+    def __init__(self, parts: urllib.parse.SplitResult, secrets: _Secrets) -> None:
         try:
             import grpc
         except ModuleNotFoundError as error:
             raise MissingExtraError(f"gRPC needs {error.name}: pip install 'neuron-zoo[serve]'") from None
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0)]
-        self._grpc, self._channel = grpc, grpc.insecure_channel(parts.netloc, options=options)
+        if parts.scheme == "grpcs":
+            channel = grpc.secure_channel(parts.netloc, grpc.ssl_channel_credentials(*secrets.read()), options=options)
+        else:
+            channel = grpc.insecure_channel(parts.netloc, options=options)
+        self._grpc, self._channel = grpc, channel
+        self._metadata = None if secrets.token is None else (("authorization", f"Bearer {secrets.token}"),)
 
     def predict(self, target: _Target, arrays: Mapping[str, numpy.ndarray], outputs: Sequence[str], timeout: float) -> dict[str, numpy.ndarray]:
         from zoo.serving.messages import message
@@ -390,7 +449,7 @@ class _Grpc:
 
         call = self._channel.unary_unary(f"/tensorflow.serving.{method}", None, message(answer).FromString)
         try:
-            return call(request.SerializeToString(), timeout=timeout)
+            return call(request.SerializeToString(), timeout=timeout, metadata=self._metadata)
         except self._grpc.RpcError as error:
             raise ServingError(error.details() or error.code().name, error.code().value[0]) from None
 

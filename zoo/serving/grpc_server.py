@@ -6,19 +6,26 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from zoo.errors import ServingError
+from zoo.serving.access_log import REQUEST_ID, request_id
 from zoo.serving.messages import message
+from zoo.serving.metrics import Facts
 from zoo.serving.repository import read_text_message
+from zoo.serving.servable import DEFAULT_SIGNATURE
 from zoo.serving.status import Code, StatusError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from zoo.serving.access_log import AccessLog
+    from zoo.serving.manager import Manager
     from zoo.serving.metrics import Metrics
+    from zoo.serving.security import Tls, Tokens
     from zoo.serving.service import Service
 
 logger = logging.getLogger(__name__)
@@ -26,12 +33,29 @@ MAXIMUM_MESSAGE = 2**31 - 1
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def _services(service: Service, metrics: Metrics | None) -> dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]:
+@dataclass(frozen=True)
+class Observers:
+    """What stands beside the methods.
+
+    Attributes:
+        manager: The models.
+        metrics: Where requests are recorded, or None.
+        tokens: Who may ask, or None where everyone may.
+        access_log: Where requests are written down, or None.
+    """
+
+    manager: Manager
+    metrics: Metrics | None = None
+    tokens: Tokens | None = None
+    access_log: AccessLog | None = None
+
+
+def _services(service: Service, observers: Observers) -> dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]:
     """Service -> method -> its handler."""
 
-    def handler(kind: str, answer: Callable[[Any], Any], api: str = "") -> grpc.RpcMethodHandler[Any, Any]:
+    def handler(kind: str, answer: Callable[[Any], Any], api: str = "", name: str = "") -> grpc.RpcMethodHandler[Any, Any]:
         request, response = message(f"{kind}Request"), message(f"{kind}Response")
-        method = _method(answer, api, metrics)
+        method = _method(answer, name or api or f"Get{kind.removeprefix('Get')}", api, observers)
         return grpc.unary_unary_rpc_method_handler(method, request_deserializer=request.FromString, response_serializer=response.SerializeToString)
 
     return {
@@ -44,17 +68,19 @@ def _services(service: Service, metrics: Metrics | None) -> dict[str, dict[str, 
         },
         "ModelService": {
             "GetModelStatus": handler("GetModelStatus", service.status),
-            "HandleReloadConfigRequest": handler("ReloadConfig", service.reload),
+            "HandleReloadConfigRequest": handler("ReloadConfig", service.reload, name="HandleReloadConfigRequest"),
         },
     }
 
 
-def _method(answer: Callable[[Any], Any], api: str, metrics: Metrics | None) -> Callable[[Any, grpc.ServicerContext], Any]:
+def _method(answer: Callable[[Any], Any], name: str, api: str, observers: Observers) -> Callable[[Any, grpc.ServicerContext], Any]:
     """Hands a method's message to the service, and its error to gRPC."""
 
     def method(request: Any, context: grpc.ServicerContext) -> Any:
-        began, status = time.perf_counter(), Code.INTERNAL
+        began, status, response = time.perf_counter(), Code.INTERNAL, None
         try:
+            if observers.tokens is not None and not observers.tokens.permits(_metadata(context, "authorization")):
+                raise StatusError(Code.UNAUTHENTICATED, "This server needs a token: send the metadata authorization: Bearer TOKEN")
             if not context.is_active():  # it waited for a thread until its client had gone
                 raise StatusError(Code.CANCELLED, "The client has gone")
             response = answer(request)
@@ -67,15 +93,52 @@ def _method(answer: Callable[[Any], Any], api: str, metrics: Metrics | None) -> 
             logger.exception("%s failed", api or type(request).__name__)
             return context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
         finally:
-            if metrics is not None and api:
-                metrics.request(_model(request), api, "GRPC", status.name, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            if observers.metrics is not None and api:
+                observers.metrics.request(_facts(request, response, observers.manager), api, "GRPC", status.name, seconds)
+            if observers.access_log is not None:
+                _log(observers.access_log, request, response, context, name, status, seconds)
 
     return method
 
 
-def _model(request: Any) -> str:
-    spec = request.tasks[0].model_spec if hasattr(request, "tasks") and request.tasks else getattr(request, "model_spec", None)
-    return spec.name if spec is not None else ""
+def _spec(request: Any, response: Any = None) -> Any:
+    """The ModelSpec of an answer, which says more than that of the request, or of the request."""
+    if response is not None and getattr(response, "model_spec", None) is not None:
+        return response.model_spec
+    return request.tasks[0].model_spec if hasattr(request, "tasks") and request.tasks else getattr(request, "model_spec", None)
+
+
+def _facts(request: Any, response: Any, manager: Manager) -> Facts:
+    spec = _spec(request, response)
+    if spec is None:
+        return Facts("")
+    version = spec.version.value if response is not None else 0
+    servable = manager.loaded(spec.name).get(version)
+    engine = "" if servable is None else servable.engine
+    return Facts(spec.name, version, (spec.signature_name or DEFAULT_SIGNATURE) if version else "", engine)
+
+
+def _metadata(context: grpc.ServicerContext, wanted: str) -> str | None:
+    found = next((value for name, value in context.invocation_metadata() or () if name == wanted), None)
+    return found.decode("latin-1") if isinstance(found, bytes) else found
+
+
+def _log(access_log: AccessLog, request: Any, response: Any, context: grpc.ServicerContext, name: str, status: Code, seconds: float) -> None:
+    spec = _spec(request, response)
+    access_log.write(
+        protocol="GRPC",
+        client=context.peer(),
+        method=name,
+        path=None,
+        model=spec.name if spec is not None else None,
+        version=(str(spec.version.value) if spec.HasField("version") else spec.version_label or None) if spec is not None else None,
+        status=status.name,
+        milliseconds=round(seconds * 1000, 3),
+        bytes_in=request.ByteSize(),
+        bytes_out=0 if response is None else response.ByteSize(),
+        request_id=request_id(_metadata(context, REQUEST_ID)),
+    )
 
 
 def start_grpc(
@@ -86,8 +149,9 @@ def start_grpc(
     waiting: int = 1000,
     channel_arguments: str = "",
     ssl_config: Path | None = None,
+    tls: Tls | None = None,
     shared: bool = False,
-    metrics: Metrics | None = None,
+    observers: Observers | None = None,
 ) -> tuple[grpc.Server, list[int]]:
     """Starts the gRPC server.
 
@@ -97,9 +161,10 @@ def start_grpc(
         threads: How many requests are answered at the same time.
         waiting: How many more may wait for a thread; the next is RESOURCE_EXHAUSTED.
         channel_arguments: gRPC's own settings, as `name=value,name=value`.
-        ssl_config: A file with an SSLConfig; None for no encryption.
+        ssl_config: A file with an SSLConfig, or None.
+        tls: The certificates, in place of an SSLConfig; None for no encryption where there is no SSLConfig either.
         shared: Whether other processes may listen on the same ports.
-        metrics: Where requests are recorded, or None.
+        observers: What stands beside the methods.
 
     Returns:
         The server and its ports, one for each address.
@@ -114,9 +179,9 @@ def start_grpc(
     ]
     pool = ThreadPoolExecutor(threads, thread_name_prefix="grpc")
     server = grpc.server(pool, options=[*options, *_arguments(channel_arguments)], maximum_concurrent_rpcs=threads + waiting)
-    for name, handlers in _services(service, metrics).items():
+    for name, handlers in _services(service, observers or Observers(service.manager)).items():
         server.add_registered_method_handlers(f"tensorflow.serving.{name}", handlers)
-    credentials = None if ssl_config is None else _credentials(ssl_config)
+    credentials = tls.for_grpc() if tls is not None else None if ssl_config is None else _credentials(ssl_config)
     ports = []
     for address in addresses:
         try:

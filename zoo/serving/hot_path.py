@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from zoo.serving.array_json import Parser, Request, encode
 from zoo.serving.engines import RUNTIME_NAMES
 from zoo.serving.json_codec import encode_error
-from zoo.serving.rest import TIMED_OUT, WAITED_TOO_LONG, Address, predict_address
+from zoo.serving.metrics import Facts
+from zoo.serving.rest import TIMED_OUT, WAITED_TOO_LONG, Address
 from zoo.serving.status import Code, StatusError
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from zoo.serving.rest import RestApplication
     from zoo.serving.servable import Servable, Signature
 
-MOST_BYTES = 1024 * 1024
-"""The largest body that is parsed between two looks at the connections."""
 MOST_ROWS = 64
 """Rows that run together at most: more would not be faster."""
 BRIEF_SECONDS = 5e-4
@@ -50,6 +47,7 @@ class _Waiting:
     """A request under way."""
 
     address: Address
+    version: int
     request: Request
     servable: Servable
     answer: Callable[[int, bytes], None]
@@ -102,7 +100,7 @@ class HotPath:
         """
         began = time.perf_counter()
         try:
-            _, servable = self.application.service.manager.acquire(*address)
+            number, servable = self.application.service.manager.acquire(*address)
         except StatusError:
             refuse()
             return
@@ -115,7 +113,7 @@ class HotPath:
         if queue is None:
             queue = self._queues[request.signature] = _Queue()
         self.application.under_way += 1
-        queue.waiting.append(_Waiting(address, request, servable, answer, refuse, began, request.signature.joins(request.array)))
+        queue.waiting.append(_Waiting(address, number, request, servable, answer, refuse, began, request.signature.joins(request.array)))
         self._schedule(queue)
 
     def _schedule(self, queue: _Queue) -> None:
@@ -195,9 +193,10 @@ class HotPath:
     def _record(self, metrics: Metrics, batch: list[_Waiting], seconds: float) -> None:
         first, now = batch[0], time.perf_counter()
         engine = first.request.signature.engine({first.request.name: first.request.array})
-        metrics.runtime(first.address.model, "Predict", RUNTIME_NAMES[engine], seconds)
+        metrics.runtime(first.address.model, "Predict", RUNTIME_NAMES[engine], seconds, sum(len(waiting.request.array) for waiting in batch))
+        facts = Facts(first.address.model, first.version, first.request.signature.name, engine)
         for waiting in batch:
-            metrics.request(waiting.address.model, "Predict", "REST", Code.OK.name, now - waiting.began)
+            metrics.request(facts, "Predict", "REST", Code.OK.name, now - waiting.began)
 
     def _expire(self, queue: _Queue) -> None:
         """Answers what has waited too long for its turn."""
@@ -218,7 +217,7 @@ class HotPath:
         self.application.under_way -= 1
         waiting.ended = True
         if self._metrics is not None:
-            self._metrics.request(waiting.address.model, "Predict", "REST", error.code.name, time.perf_counter() - waiting.began)
+            self._metrics.request(Facts(waiting.address.model), "Predict", "REST", error.code.name, time.perf_counter() - waiting.began)
         waiting.answer(error.http, encode_error(error.message))
 
 
@@ -242,78 +241,3 @@ def _outcome(batch: Sequence[_Waiting]) -> tuple[dict[str, numpy.ndarray] | None
     except Exception:  # each request has its own, when it is answered the long way
         return None, 0.0
     return outputs, time.perf_counter() - began
-
-
-class Connection(HttpToolsProtocol):
-    """A connection whose predict requests go the short way.
-
-    Args:
-        hot_path: Answers them.
-        arguments: uvicorn's.
-        keywords: The same.
-    """
-
-    def __init__(self, hot_path: HotPath, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self._hot_path = hot_path
-        self._short: tuple[RequestResponseCycle, Address] | None = None
-
-    def on_body(self, body: bytes) -> None:
-        """Keeps a part of a body; that of a request on the short way is small, and nobody waits for its parts."""
-        if self._short is not None and self._short[0] is self.cycle:
-            self.cycle.body += body
-        else:
-            super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """Answers a request whose last byte is there."""
-        super().on_message_complete()
-        if self._short is not None and self._short[0] is self.cycle:
-            self._take()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        address = self._address(cycle) if app is self.app else None
-        if address is None:
-            super()._start_asgi_task(cycle, app)
-            return
-        self._short = (cycle, address)
-        if not cycle.more_body:  # it waited behind another
-            self._take()
-
-    def _address(self, cycle: RequestResponseCycle) -> Address | None:
-        """Returns what a request is for, or None where it has to go the long way."""
-        scope = cycle.scope
-        if scope["method"] != "POST" or cycle.waiting_for_100_continue or self.flow.write_paused or scope["query_string"]:
-            return None
-        size = 0
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                size = int(value)
-            elif name in (b"content-encoding", b"transfer-encoding"):
-                return None
-        return (
-            predict_address(scope["raw_path"])
-            if 0 < size <= min(MOST_BYTES, self._hot_path.application.limits.body_bytes) and len(cycle.body) <= size
-            else None
-        )
-
-    def _take(self) -> None:
-        assert self._short is not None
-        (cycle, address), self._short = self._short, None
-        answer = functools.partial(self._answer, cycle)
-        self._hot_path.take(address, bytes(cycle.body), answer, functools.partial(super()._start_asgi_task, cycle, self.app))
-
-    def _answer(self, cycle: RequestResponseCycle, status: int, body: bytes) -> None:
-        if cycle.disconnected or self.transport.is_closing():
-            return
-        headers = b"".join([b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *self._hot_path.application.headers)])
-        close = b"" if cycle.keep_alive else b"connection: close\r\n"
-        head = b"HTTP/1.1 %d %b\r\n%bcontent-length: %d\r\n%b\r\n" % (status, _PHRASES[status], headers, len(body), close)
-        self.transport.write(head + body)
-        cycle.response_started = cycle.response_complete = True
-        if not cycle.keep_alive:
-            self.transport.close()
-        cycle.on_response()
-
-
-_PHRASES = {200: b"OK", 429: b"Too Many Requests", 504: b"Gateway Timeout"}

@@ -17,14 +17,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 from zoo.serving import inference, json_codec, json_parser
+from zoo.serving.access_log import REQUEST_ID, request_id
+from zoo.serving.engines import TF
 from zoo.serving.inference import SIGNATURE_FIELD
 from zoo.serving.messages import message
+from zoo.serving.metrics import Facts
+from zoo.serving.operations import OPEN
 from zoo.serving.servable import DEFAULT_SIGNATURE
 from zoo.serving.status import Code, StatusError, failed_precondition, invalid_argument
 
 if TYPE_CHECKING:
+    from zoo.serving.access_log import AccessLog
     from zoo.serving.metrics import Metrics
-    from zoo.serving.playground import Playground, Response
+    from zoo.serving.operations import Operations, Response
+    from zoo.serving.playground import Playground
+    from zoo.serving.security import Tokens
     from zoo.serving.service import Service
     from zoo.serving.workers import Worker
 
@@ -53,12 +60,16 @@ class Limits:
             0 for no limit.
         threads: How many requests are answered at the same time.
         waiting: How many more may wait for a thread; the next is answered with 503.
+        connections: How many clients may be connected; the next is answered with 503.
+        read_seconds: A client that takes longer to send a request is answered with 408; 0 for no limit.
     """
 
     body_bytes: int = 256 * 1024 * 1024
     timeout_seconds: float = 30.0
     threads: int = 8
     waiting: int = 1000
+    connections: int = 10_000
+    read_seconds: float = 60.0
 
 
 class Address(NamedTuple):
@@ -108,7 +119,10 @@ class RestApplication:
         limits: What one client may ask.
         cors: Whether pages of other origins may call.
         metrics: Where requests are recorded, or None.
-        metrics_path: Where the record is shown, or None.
+        metrics_path: Where what TF Serving has names for is shown, or None.
+        operations: What answers those who run the server, or None.
+        tokens: Who may ask, or None where everyone may.
+        access_log: Where requests are written down, or None.
         playground: What answers outside `/v1/`, or None: then nothing does, as in TF Serving.
         worker: Which of several processes this one is, or None.
 
@@ -129,11 +143,15 @@ class RestApplication:
         cors: bool = False,
         metrics: Metrics | None = None,
         metrics_path: str | None = None,
+        operations: Operations | None = None,
+        tokens: Tokens | None = None,
+        access_log: AccessLog | None = None,
         playground: Playground | None = None,
         worker: Worker | None = None,
     ) -> None:
         self.service, self.limits, self._playground = service, limits or Limits(), playground
         self.metrics, self._metrics_path, self._worker = metrics, metrics_path, worker
+        self.operations, self.tokens, self.access_log = operations, tokens, access_log
         self.headers = [(b"content-type", JSON.encode())]
         self._cors = cors
         if cors:
@@ -145,25 +163,66 @@ class RestApplication:
         """Answers one request."""
         if scope["type"] != "http":
             return
-        path = _raw_path(scope)
-        if self.metrics is not None and path == self._metrics_path:
-            page = self.metrics.page() if self._worker is None else await self._worker.page(self.metrics)
-            await _respond(send, 200, [(b"content-type", b"text/plain")], page.encode())
-            return
-        headers = self.headers
+        path, began = _raw_path(scope), time.perf_counter()
+        count = 0
+
+        async def counted() -> MutableMapping[str, Any]:
+            nonlocal count
+            event = await receive()
+            count += len(event.get("body", b""))
+            return event
+
         try:
-            if path[:4].lower() == "/v1/":
-                status, body = 200, await self._answer(scope, path, receive)
-            else:
-                status, headers, body = await self._elsewhere(scope, path, receive)
-        except StatusError as error:
-            status, body = error.http, json_codec.encode_error(error.message)
+            status, headers, body = await self._reply(scope, path, receive if self.access_log is None else counted)
         except _Disconnected:
-            return
+            status, headers, body = 499, [], b""
+        if self.access_log is not None:
+            headers = [*headers, (REQUEST_ID.encode(), self.log(scope, path, status, time.perf_counter() - began, count, len(body)))]
+        if status != 499:
+            await _respond(send, status, headers, body)
+
+    def log(self, scope: Mapping[str, Any], path: str, status: int, seconds: float, received: int, sent: int) -> bytes:
+        """Writes a request into the access log, and returns its mark."""
+        assert self.access_log is not None
+        mark = request_id(_header(scope, REQUEST_ID.encode()))
+        client, match = scope.get("client"), _INFERENCE.fullmatch(path) or _STATUS.fullmatch(path)
+        self.access_log.write(
+            protocol="REST",
+            client=client[0] if client else None,
+            method=scope["method"],
+            path=path,
+            model=None if match is None or match["model"] is None else _decoded(match["model"]),
+            version=None if match is None else match["version"] or match["label"],
+            status=status,
+            milliseconds=round(seconds * 1000, 3),
+            bytes_in=received,
+            bytes_out=sent,
+            request_id=mark,
+        )
+        return mark.encode()
+
+    def permits(self, scope: Mapping[str, Any]) -> bool:
+        """Whether a request holds what it needs to be answered."""
+        return self.tokens is None or self.tokens.permits(_header(scope, b"authorization"))
+
+    async def _reply(self, scope: Scope, path: str, receive: Receive) -> Response:
+        try:
+            if not self.permits(scope) and path not in OPEN:
+                body = json_codec.encode_error("This server needs a token: send the header Authorization: Bearer TOKEN")
+                return 401, [*self.headers, (b"www-authenticate", b"Bearer")], body
+            if self.metrics is not None and path == self._metrics_path:
+                page = self.metrics.page() if self._worker is None else await self._worker.page("tf", self.metrics.page())
+                return 200, [(b"content-type", b"text/plain")], page.encode()
+            if path[:4].lower() == "/v1/":
+                return 200, self.headers, await self._answer(scope, path, receive)
+            return await self._elsewhere(scope, path, receive)
+        except StatusError as error:
+            return error.http, self.headers, json_codec.encode_error(error.message)
+        except _Disconnected:
+            raise
         except Exception as error:  # ours, and no request should cause one
             logger.exception("%s %s failed", scope["method"], path)
-            status, body = 500, json_codec.encode_error(f"{type(error).__name__}: {error}")
-        await _respond(send, status, headers, body)
+            return 500, self.headers, json_codec.encode_error(f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
         """Lets go of the threads; those that still run end with what they do."""
@@ -190,9 +249,11 @@ class RestApplication:
 
     async def _elsewhere(self, scope: Scope, path: str, receive: Receive) -> Response:
         """Answers what lies outside `/v1/`."""
-        answer = None
-        if self._playground is not None:
-            answer = await self._playground.answer(scope, path.partition("?")[0], lambda: self._body(scope, receive), self._in_thread)
+        answer, place = None, path.partition("?")[0]
+        if self.operations is not None:
+            answer = await self.operations.answer(scope, place, self._in_thread)
+        if answer is None and self._playground is not None:
+            answer = await self._playground.answer(scope, place, lambda: self._body(scope, receive), self._in_thread)
         if answer is None:
             raise StatusError(Code.NOT_FOUND, "Not Found")
         return answer
@@ -232,19 +293,19 @@ class RestApplication:
     def _done(self) -> None:
         self.under_way -= 1
 
-    def _recorded(self, answer: Callable[..., bytes], api: str, name: str, *arguments: Any) -> bytes:
+    def _recorded(self, answer: Callable[..., tuple[bytes, Facts]], api: str, name: str, *arguments: Any) -> bytes:
         if self.metrics is None:
-            return answer(name, *arguments)
-        began, status = time.perf_counter(), Code.INTERNAL
+            return answer(name, *arguments)[0]
+        began, status, facts = time.perf_counter(), Code.INTERNAL, Facts(name)
         try:
-            body = answer(name, *arguments)
+            body, facts = answer(name, *arguments)
             status = Code.OK
             return body
         except StatusError as error:
             status = error.code
             raise
         finally:
-            self.metrics.request(name, api, "REST", status.name, time.perf_counter() - began)
+            self.metrics.request(facts, api, "REST", status.name, time.perf_counter() - began)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """Reads the request's body, unpacked, and never more of it than the limit."""
@@ -262,10 +323,10 @@ class RestApplication:
         packed = any(name == b"content-encoding" and b"gzip" in value for name, value in scope["headers"])
         return _unpack(body, min(limit, GZIP_LIMIT)) if packed else body
 
-    def _predict(self, name: str, version: int | None, label: str | None, body: bytes) -> bytes:
+    def _predict(self, name: str, version: int | None, label: str | None, body: bytes) -> tuple[bytes, Facts]:
         document = json_parser.parse(body)
         wanted = json_codec.signature_name(document)
-        with self.service.manager.lease(name, version, label) as (_, servable):
+        with self.service.manager.lease(name, version, label) as (number, servable):
             signature = servable.signature(wanted)
             if signature is None:
                 raise invalid_argument(f'Serving signature name: "{wanted or DEFAULT_SIGNATURE}" not found in signature def')
@@ -273,23 +334,25 @@ class RestApplication:
                 raise invalid_argument(f"Failed to get input map for signature: {wanted or 'DEFAULT'}")
             arrays, rows = json_codec.decode(document, signature.inputs, body)
             outputs = inference.predict_arrays(servable, wanted, arrays, options=self.service.options(name, "Predict"))
-        return json_codec.encode(outputs, rows)
+            facts = Facts(name, number, signature.name, signature.engine(arrays))
+        return json_codec.encode(outputs, rows), facts
 
-    def _classify(self, name: str, version: int | None, label: str | None, body: bytes) -> bytes:
+    def _classify(self, name: str, version: int | None, label: str | None, body: bytes) -> tuple[bytes, Facts]:
         document = json_parser.parse(body)
         wanted, examples, options = json_codec.signature_name(document), json_codec.decode_examples(document), self.service.options(name, "Classify")
-        with self.service.manager.lease(name, version, label) as (_, servable):
+        with self.service.manager.lease(name, version, label) as (number, servable):
             signature = inference.classification_signature(servable, wanted, options)
             rows = inference.rows_of_classes(*inference.classify_examples(signature, examples, options))
-        return json_codec.encode_results([[[json_codec.text(label), json_codec.shortest(score)] for label, score in row] for row in rows])
+        results = [[[json_codec.text(label), json_codec.shortest(score)] for label, score in row] for row in rows]
+        return json_codec.encode_results(results), Facts(name, number, signature.name, TF)
 
-    def _regress(self, name: str, version: int | None, label: str | None, body: bytes) -> bytes:
+    def _regress(self, name: str, version: int | None, label: str | None, body: bytes) -> tuple[bytes, Facts]:
         document = json_parser.parse(body)
         wanted, examples, options = json_codec.signature_name(document), json_codec.decode_examples(document), self.service.options(name, "Regress")
-        with self.service.manager.lease(name, version, label) as (_, servable):
+        with self.service.manager.lease(name, version, label) as (number, servable):
             signature = inference.regression_signature(servable, wanted, options)
             values = inference.regress_examples(signature, examples, options)
-        return json_codec.encode_results([json_codec.shortest(value) for value in values])
+        return json_codec.encode_results([json_codec.shortest(value) for value in values]), Facts(name, number, signature.name, TF)
 
     def _about(self, name: str, version: int | None, label: str | None, part: str | None) -> bytes:
         if not name:
@@ -304,6 +367,11 @@ class RestApplication:
 
 class _Disconnected(Exception):
     """The client went away."""
+
+
+def _header(scope: Mapping[str, Any], wanted: bytes) -> str | None:
+    """Returns a header's value, or None."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), None)
 
 
 def _raw_path(scope: Scope) -> str:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +26,13 @@ from zoo.serving.repository import ModelSource
 from zoo.serving.status import StatusError
 
 if TYPE_CHECKING:
+    from zoo.serving.access_log import AccessLog
     from zoo.serving.batching import BatchingParameters
     from zoo.serving.manager import Manager, ManagerOptions
     from zoo.serving.metrics import Metrics
+    from zoo.serving.operations import Operations
     from zoo.serving.rest import RestApplication
+    from zoo.serving.security import Tls, Tokens
     from zoo.serving.service import Service
     from zoo.serving.workers import Worker
 
@@ -51,13 +54,20 @@ class ServerOptions:
         grpc_socket: Path of a UNIX socket for gRPC, or None.
         grpc_channel_arguments: gRPC's own settings, as `name=value,name=value`.
         ssl_config: File with an SSLConfig for gRPC, or None.
+        tls: Certificates for both ports, or None for no encryption.
+        tokens: Who may ask, or None where everyone may.
+        access_log: Where requests are written down, or None.
         body_bytes: The largest REST body.
         timeout_seconds: The longest that a REST request may take; 0 for no limit.
         rest_threads: REST requests that are answered at the same time.
         grpc_threads: The same for gRPC.
         waiting: How many more may wait for a thread.
+        connections: How many clients may be connected to REST.
+        read_seconds: The longest that a client may take to send a request; 0 for no limit.
         cors: Whether web pages of other origins may call REST.
-        metrics_path: Path of the Prometheus page, or None for no metrics.
+        metrics_path: Path of the page of metrics with TF Serving's names, or None for none.
+        metrics: Whether there is a page of metrics at `/metrics`.
+        drain_seconds: How long a server that was told to stop goes on, no longer ready, so that balancers learn of it.
         playground: Whether there is a page at `/`; without, REST answers there as TF Serving does.
         tensor_content: Whether gRPC answers carry tensors as raw bytes and not in typed fields.
         check_methods: Whether a signature's method has to be the one that is called.
@@ -72,13 +82,20 @@ class ServerOptions:
     grpc_socket: Path | None = None
     grpc_channel_arguments: str = ""
     ssl_config: Path | None = None
+    tls: Tls | None = None
+    tokens: Tokens | None = None
+    access_log: AccessLog | None = None
     body_bytes: int = 256 * 1024 * 1024
     timeout_seconds: float = 30.0
     rest_threads: int = field(default_factory=lambda: 4 * (os.cpu_count() or 1))
     grpc_threads: int = field(default_factory=lambda: 4 * (os.cpu_count() or 1))
     waiting: int = 1000
+    connections: int = 10_000
+    read_seconds: float = 60.0
     cors: bool = False
     metrics_path: str | None = None
+    metrics: bool = True
+    drain_seconds: float = 0.0
     playground: bool = True
     tensor_content: bool = False
     check_methods: bool = False
@@ -92,8 +109,8 @@ class Addresses:
     """Where a server listens.
 
     Attributes:
-        rest: `http://host:port`, or None.
-        grpc: `grpc://host:port`, or None.
+        rest: `http://host:port`, `https://` with certificates, or None.
+        grpc: `grpc://host:port`, `grpcs://` with certificates, or None.
     """
 
     rest: str | None
@@ -134,17 +151,24 @@ def serve(
 
     options = options or ServerOptions()
     with contextlib.ExitStack() as stack:
+        if options.access_log is not None:
+            stack.callback(options.access_log.close)
         listener = None if options.rest_port is None else stack.enter_context(bind(options.host, options.rest_port, options.worker is not None))
         manager = _load(sources, options, refresh, wait, stack)
         service, metrics = _service(manager, options, stack)
         grpc, grpc_port = _start_grpc(service, metrics, options, stack)
-        rest = None if listener is None else _rest_server(service, metrics, options, listener, stack)
+        operations = _operations(manager, metrics, options)
+        rest = None if listener is None else _rest_server(service, metrics, options, operations, listener, stack)
         rest_port = None if listener is None else listener.getsockname()[1]
         addresses = Addresses(
-            *(None if port is None else f"{scheme}://{_host(options)}:{port}" for scheme, port in (("http", rest_port), ("grpc", grpc_port)))
+            *(
+                None if port is None else f"{scheme}{'s' * encrypted}://{_host(options)}:{port}"
+                for scheme, port, encrypted in (("http", rest_port, bool(options.tls)), ("grpc", grpc_port, bool(options.tls or options.ssl_config)))
+            )
         )
         with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(_run(rest, listener, grpc, lambda: announce(manager, addresses) if announce else None, _showing(options, metrics)))
+            running = _Running(rest, listener, grpc, operations, options, _pages(manager, metrics))
+            runner.run(running.run(lambda: announce(manager, addresses) if announce else None))
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -190,7 +214,7 @@ def _service(manager: Manager, options: ServerOptions, stack: contextlib.ExitSta
     from zoo.serving.metrics import Metrics
     from zoo.serving.service import Service
 
-    metrics = None if options.metrics_path is None else Metrics()
+    metrics = Metrics() if options.metrics or options.metrics_path is not None else None
     run = run_directly
     if options.batching is not None:
         batcher = Batcher(options.batching)
@@ -201,7 +225,7 @@ def _service(manager: Manager, options: ServerOptions, stack: contextlib.ExitSta
 
 def _start_grpc(service: Service, metrics: Metrics | None, options: ServerOptions, stack: contextlib.ExitStack) -> tuple[Any, int | None]:
     """Starts gRPC, and returns its server and its TCP port; None for what is not asked for."""
-    from zoo.serving.grpc_server import start_grpc
+    from zoo.serving.grpc_server import Observers, start_grpc
 
     addresses = [] if options.grpc_port is None else [f"{_host(options)}:{options.grpc_port}"]
     if options.grpc_socket is not None:
@@ -215,14 +239,17 @@ def _start_grpc(service: Service, metrics: Metrics | None, options: ServerOption
         waiting=options.waiting,
         channel_arguments=options.grpc_channel_arguments,
         ssl_config=options.ssl_config,
+        tls=options.tls,
         shared=options.worker is not None,
-        metrics=metrics,
+        observers=Observers(service.manager, metrics, options.tokens, options.access_log),
     )
     stack.callback(lambda: server.stop(DRAIN_SECONDS).wait())
     return server, None if options.grpc_port is None else ports[0]
 
 
-def _rest_server(service: Service, metrics: Metrics | None, options: ServerOptions, listener: socket.socket, stack: contextlib.ExitStack) -> Any:
+def _rest_server(
+    service: Service, metrics: Metrics | None, options: ServerOptions, operations: Operations, listener: socket.socket, stack: contextlib.ExitStack
+) -> Any:
     from zoo.serving.playground import Playground
     from zoo.serving.rest import Limits, RestApplication
 
@@ -230,13 +257,23 @@ def _rest_server(service: Service, metrics: Metrics | None, options: ServerOptio
         listener.listen(2048)  # not before there are models, so that whoever can connect is answered
     except OSError:
         raise _in_use(*listener.getsockname()[:2]) from None
-    limits = Limits(options.body_bytes, options.timeout_seconds, options.rest_threads, options.waiting)
+    limits = Limits(options.body_bytes, options.timeout_seconds, options.rest_threads, options.waiting, options.connections, options.read_seconds)
     playground = Playground(service.manager) if options.playground else None
     application = RestApplication(
-        service, limits, cors=options.cors, metrics=metrics, metrics_path=options.metrics_path, playground=playground, worker=options.worker
+        service,
+        limits,
+        cors=options.cors,
+        metrics=metrics,
+        metrics_path=options.metrics_path,
+        operations=operations,
+        tokens=options.tokens,
+        access_log=options.access_log,
+        playground=playground,
+        worker=options.worker,
     )
     stack.callback(application.close)
-    return http_server(application, timeout_graceful_shutdown=DRAIN_SECONDS)
+    encryption = {} if options.tls is None else options.tls.for_uvicorn()
+    return http_server(application, timeout_graceful_shutdown=DRAIN_SECONDS, **encryption)
 
 
 def http_server(application: RestApplication, **settings: Any) -> Any:
@@ -248,54 +285,93 @@ def http_server(application: RestApplication, **settings: Any) -> Any:
     """
     import uvicorn
 
-    from zoo.serving.hot_path import Connection, HotPath
+    from zoo.serving.connection import Connection, Guard
+    from zoo.serving.hot_path import HotPath
 
-    if application.service.plain:
-        settings["http"] = functools.partial(Connection, HotPath(application))
+    hot_path = HotPath(application) if application.service.plain else None
+    settings["http"] = functools.partial(Connection, application, Guard(application.limits), hot_path)
     quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "lifespan": "off", "proxy_headers": False}
     return uvicorn.Server(uvicorn.Config(application, **quiet, **settings))
 
 
-async def _showing(options: ServerOptions, metrics: Metrics | None) -> asyncio.Server | None:
-    """Shows the metrics to the other processes, where there are both."""
-    return None if options.worker is None or metrics is None else await options.worker.show(metrics)
+def _pages(manager: Manager, metrics: Metrics | None) -> dict[str, Callable[[], str]]:
+    """The pages of metrics that this process has, by their names."""
+    from zoo.serving.metrics import process_gauges
+
+    if metrics is None:
+        return {}
+
+    def own() -> str:
+        versions = [(source.name, number, found.engine) for source in manager.sources for number, found in manager.loaded(source.name).items()]
+        return metrics.own_page(process_gauges(), versions)
+
+    return {"tf": metrics.page, "own": own}
 
 
-async def _run(rest: Any, listener: socket.socket | None, grpc_server: Any, announce: Callable[[], None], begin: Awaitable[Any]) -> None:
-    """Runs until a signal comes, so that SIGTERM ends in exit status 0 and not in death by the signal.
+def _operations(manager: Manager, metrics: Metrics | None, options: ServerOptions) -> Operations:
+    from zoo.serving.operations import Operations
 
-    The handler for SIGTERM stays when the loop has ended: a second signal must not kill what is just about to end.
-    """
-    begun = await begin
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    pages = _pages(manager, metrics)
 
-    def stop() -> None:
-        stopped.set()
-        if rest is not None:
-            rest.should_exit = True
+    async def page() -> str:
+        own = pages["own"]()
+        return own if options.worker is None else await options.worker.page("own", own)
 
-    def handle(number: int, frame: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(stop)
+    return Operations(manager, page if options.metrics and pages else None, options.tokens is not None)
 
-    signal.signal(signal.SIGTERM, handle)
-    interrupt = signal.signal(signal.SIGINT, handle)
-    serving = None
-    if rest is not None:
-        rest.capture_signals = contextlib.nullcontext
-        serving = asyncio.create_task(rest.serve(sockets=[listener]))
-        while not rest.started and not serving.done():
+
+class _Running:
+    """A server that runs until a signal comes, so that SIGTERM ends in exit status 0 and not in death by the signal."""
+
+    def __init__(
+        self, rest: Any, listener: socket.socket | None, grpc_server: Any, operations: Operations, options: ServerOptions, pages: Mapping[str, Any]
+    ) -> None:
+        self._rest, self._listener, self._grpc_server = rest, listener, grpc_server
+        self._operations, self._options, self._pages = operations, options, pages
+
+    async def run(self, announce: Callable[[], None]) -> None:
+        """Serves until SIGTERM or SIGINT.
+
+        The handler for SIGTERM stays when the loop has ended: a second signal must not kill what is just about to end.
+        """
+        worker = self._options.worker
+        shown = None if worker is None or not self._pages else await worker.show(self._pages)
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+        def handle(number: int, frame: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(told.set)
+
+        signal.signal(signal.SIGTERM, handle)
+        interrupt = signal.signal(signal.SIGINT, handle)
+        if self._options.access_log is not None and hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, self._options.access_log.reopen)
+        serving = None if self._rest is None else await self._start_rest()
+        announce()
+        await told.wait()
+        await self._stop(serving)
+        if shown is not None:
+            shown.close()
+        signal.signal(signal.SIGINT, interrupt)
+
+    async def _start_rest(self) -> asyncio.Task[None]:
+        self._rest.capture_signals = contextlib.nullcontext
+        serving: asyncio.Task[None] = asyncio.create_task(self._rest.serve(sockets=[self._listener]))
+        while not self._rest.started and not serving.done():
             await asyncio.sleep(0.005)
-    announce()
-    await stopped.wait()
-    if begun is not None:
-        begun.close()
-    draining = None if grpc_server is None else grpc_server.stop(DRAIN_SECONDS)  # both drain at the same time
-    if serving is not None:
-        await serving
-    if draining is not None:
-        await asyncio.to_thread(draining.wait)
-    signal.signal(signal.SIGINT, interrupt)
+        return serving
+
+    async def _stop(self, serving: asyncio.Task[None] | None) -> None:
+        """Lets balancers learn that this server is not ready, and then both protocols drain at the same time."""
+        self._operations.draining = True
+        await asyncio.sleep(self._options.drain_seconds)
+        if self._rest is not None:
+            self._rest.should_exit = True
+        draining = None if self._grpc_server is None else self._grpc_server.stop(DRAIN_SECONDS)
+        if serving is not None:
+            await serving
+        if draining is not None:
+            await asyncio.to_thread(draining.wait)
 
 
 def bind(host: str, port: int, shared: bool = False) -> socket.socket:
@@ -397,7 +473,7 @@ def start(repository: str | Path, port: int = 0, *arguments: str) -> ServerProce
     said: deque[str] = deque(maxlen=1000)
     for line in process.stdout:
         said.append(line)
-        if match := re.search(rf"{READY}(?P<rest>http://\S+)?(?: and )?(?P<grpc>grpc://\S+)?", line):
+        if match := re.search(rf"{READY}(?P<rest>https?://\S+)?(?: and )?(?P<grpc>grpcs?://\S+)?", line):
             return ServerProcess(process, match["rest"] or "", match["grpc"] or "", said)
     process.communicate()
     raise ServingError(f"The server did not start: {''.join(said).strip() or f'exit status {process.returncode}'}")

@@ -17,12 +17,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.errors import ServingError
-from zoo.serving.metrics import Metrics, merged
+from zoo.serving.metrics import merged
 from zoo.serving.server import DRAIN_SECONDS, READY, bind
 
 RESTART_SECONDS = 1.0
@@ -47,23 +47,27 @@ class Worker:
         """Where this one shows its metrics to the others."""
         return self.folder / f"{self.number}.sock"
 
-    async def show(self, metrics: Metrics) -> asyncio.Server:
-        """Shows metrics to the others, as long as what is returned is kept."""
+    async def show(self, pages: Mapping[str, Callable[[], str]]) -> asyncio.Server:
+        """Shows metrics to the others, as long as what is returned is kept.
+
+        Args:
+            pages: Name -> what returns the page.
+        """
         self.socket.unlink(missing_ok=True)  # of the one before
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(metrics.page().encode())
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError, KeyError):
+                writer.write(pages[(await reader.readline()).decode().strip()]().encode())
                 await writer.drain()
             writer.close()
 
         return await asyncio.start_unix_server(answer, self.socket)
 
-    async def page(self, metrics: Metrics) -> str:
-        """Returns the Prometheus page of all workers; one that does not answer at once is left out."""
+    async def page(self, name: str, own: str) -> str:
+        """Returns a Prometheus page of all workers; one that does not answer at once is left out."""
         others = [path for path in sorted(self.folder.glob("*.sock")) if path != self.socket]
-        pages = await asyncio.gather(*(_read(path) for path in others), return_exceptions=True)
-        return merged([metrics.page(), *(page for page in pages if isinstance(page, str))])
+        pages = await asyncio.gather(*(_read(path, name) for path in others), return_exceptions=True)
+        return merged([own, *(page for page in pages if isinstance(page, str))])
 
     def stop_with_parent(self) -> None:
         """Sees to it that this process ends when the parent has."""
@@ -76,9 +80,10 @@ class Worker:
         threading.Thread(target=watch, daemon=True).start()
 
 
-async def _read(path: Path) -> str:
+async def _read(path: Path, name: str) -> str:
     async with asyncio.timeout(SIBLING_SECONDS):
         reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(f"{name}\n".encode())
         page = await reader.read()
         writer.close()
     return page.decode()
