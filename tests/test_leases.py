@@ -19,7 +19,8 @@ import tuning
 import tuning.leases
 from tuning.leases import PREFIX, RELEASED, Lease, exclusive
 from tuning.storage import KEY, open_storage
-from tuning.study import ZooSubject, search
+from tuning.study import search
+from tuning.subjects import ZooSubject
 
 
 @contextlib.contextmanager

@@ -30,7 +30,8 @@ from tuning import storage
 from tuning.history import read_history
 from tuning.report import compiling
 from tuning.result import TABLE
-from tuning.study import BEST_RECIPE, Status, ZooSubject, resume, search
+from tuning.study import BEST_RECIPE, Status, resume, search
+from tuning.subjects import ZooSubject
 from zoo.errors import StudyError, TrainingError, UnknownNameError, UsageError
 from zoo.specs import Recipe
 from zoo.training import TrainingRun, read_recipe
