@@ -16,7 +16,6 @@ Every figure is appended to `results/engines.csv`; ratios, not rates, are what c
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import re
@@ -27,16 +26,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from table import Table
+
 import zoo
 from zoo.console import load_backend
-from zoo.environment import environment
 
 RESULTS = Path(__file__).parent / "results" / "engines.csv"
-COLUMNS = ("line", "subject", "engine", "served_by", "batch", "callers", "value", "unit", "ratio", "wanted", "met", "processor", "cores")
+COLUMNS = ("line", "subject", "engine", "served_by", "batch", "callers")
 VERSIONS = ("python", "tensorflow", "ai-edge-litert", "onnxruntime", "commit")
 REFERENCE, BEST, AUTO = "tf_threads", ("tf", "litert", "onnx"), "auto"
 ENGINES = (REFERENCE, *BEST, AUTO)
@@ -178,36 +178,9 @@ def run(task: str, **job: Any) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-class Table:
-    """The rows of this run, appended to a CSV file and printed as they come."""
-
-    def __init__(self, path: Path) -> None:
-        about = environment()
-        self.path, self.fields = path, (*COLUMNS, *VERSIONS)
-        self.about = {"processor": about["processor"], "cores": about["cores"], **{name: about.get(name, version(name)) for name in VERSIONS}}
-
-    def add(self, **row: Any) -> None:
-        new = not self.path.is_file()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, self.fields, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow({**self.about, **{name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}})
-        verdict = "" if not row.get("met") else f"   wanted {row['wanted']}: {'met' if row['met'] == 'yes' else 'NOT MET'}"
-        figure = f"{row['value']:.4g} {row['unit']}" + (f", {row['ratio']:.2f}x" if row.get("ratio") else "")
-        by = f" ({row['served_by']})" if row["engine"] == AUTO else ""
-        print(f"{row['line']:<9} {row['subject']:<4} {row.get('batch', ''):<3} {row['engine'] + by:<20} {figure}{verdict}", flush=True)
-
-
-def version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        return installed(package)
-    except PackageNotFoundError:
-        return ""
+def heading(row: Mapping[str, Any]) -> str:
+    by = f" ({row['served_by']})" if row["engine"] == AUTO else ""
+    return f"{row['line']:<9} {row['subject']:<4} {row.get('batch', ''):<3} {row['engine'] + by:<20}"
 
 
 def flags(engine: str) -> list[str]:
@@ -322,7 +295,7 @@ def main() -> None:
         for subject in arguments.subjects:
             run("export", subject=subject, repository=folder)
         lines = {"calls": line_calls, "requests": line_requests, "start": line_start}
-        lines[arguments.line](Table(arguments.out), arguments, Path(folder))
+        lines[arguments.line](Table(arguments.out, COLUMNS, VERSIONS, heading), arguments, Path(folder))
 
 
 if __name__ == "__main__":

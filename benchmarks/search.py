@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import json
 import os
@@ -30,16 +29,17 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from table import Table
+
 import zoo
 from zoo.console import load_backend
-from zoo.environment import environment
 
 RESULTS = Path(__file__).parent / "results" / "search.csv"
-COLUMNS = ("line", "subject", "engine", "seed", "trials", "epochs", "seconds", "value", "unit", "ratio", "wanted", "met", "processor", "cores")
+COLUMNS = ("line", "subject", "engine", "seed", "trials", "epochs", "seconds")
 VERSIONS = ("python", "keras", "tensorflow", "keras-tuner", "commit")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 FIXED: dict[str, Any] = {"batch_size": 128, "schedule": "constant", "validate": True}
@@ -243,26 +243,8 @@ def run(engine: str, subject: str, seed: int = 0, **job: Any) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-class Table:
-    """The rows of this run, appended to a CSV file and printed as they come."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        about = environment()
-        self.about = {"processor": about["processor"], "cores": about["cores"], **{name: about.get(name, "") for name in VERSIONS}}
-        self.fields = (*COLUMNS, *VERSIONS)
-
-    def add(self, **row: Any) -> None:
-        new = not self.path.is_file()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, self.fields, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow({**self.about, **{name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}})
-        verdict = "" if row.get("met") in (None, "") else f"   wanted {row['wanted']}: {'met' if row['met'] == 'yes' else 'NOT MET'}"
-        figure = f"{row['value']:.4g} {row['unit']}" + (f", {row['ratio']:.2f}x" if row.get("ratio") else "")
-        print(f"{row['line']:<10} {row['subject']:<17} {row['engine']:<21} {figure}{verdict}", flush=True)
+def heading(row: Mapping[str, Any]) -> str:
+    return f"{row['line']:<10} {row['subject']:<17} {row['engine']:<21}"
 
 
 def identical(table: Table, arguments: argparse.Namespace) -> None:
@@ -350,7 +332,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="the CSV file that rows are appended to")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    {"identical": identical, "overhead": overhead, "thousand": thousand, "anytime": anytime}[arguments.line](Table(arguments.out), arguments)
+    table = Table(arguments.out, COLUMNS, VERSIONS, heading)
+    {"identical": identical, "overhead": overhead, "thousand": thousand, "anytime": anytime}[arguments.line](table, arguments)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import search as base
+from table import Table
 
 from zoo.console import load_backend
 
@@ -133,7 +134,7 @@ def two_cores() -> list[int]:
     return found[:2]
 
 
-def compare(table: base.Table, arguments: argparse.Namespace, ways: Sequence[str], judged: str) -> None:
+def compare(table: Table, arguments: argparse.Namespace, ways: Sequence[str], judged: str) -> None:
     """Trains the same list in several ways; the first is the reference of the ratios."""
     for subject in arguments.subjects or SUBJECTS:
         trials = arguments.trials or 24
@@ -260,7 +261,7 @@ def simulate(job: dict[str, Any]) -> dict[str, Any]:
     return {"share": share, "filled": filled, "stretches": len(executor.intervals), "seconds": wall}
 
 
-def simulated(table: base.Table, arguments: argparse.Namespace) -> None:
+def simulated(table: Table, arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as directory:
         curves = stretched(record(directory), arguments.seconds)
         size, reached = arguments.workers, 0
@@ -319,7 +320,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="the CSV file that rows are appended to")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    table = base.Table(arguments.out)
+    table = Table(arguments.out, base.COLUMNS, base.VERSIONS, base.heading)
     if arguments.line == "simulated":
         simulated(table, arguments)
     elif arguments.line == "workers":

@@ -1,6 +1,6 @@
 """Microseconds per training image: the zoo's recipes beside a tutorial's Keras pipeline and PyTorch, in one run.
 
-    python benchmarks/training.py [--torch-python PATH]
+    python benchmarks/training.py [--families sigmoid_mlp,relu_mlp,cnn,cnn_bn] [--torch-python PATH]
 
 For the configuration and the recipe behind each shipped MNIST weight it measures
 
@@ -32,6 +32,7 @@ from zoo.recipes import load_recipe
 from zoo.training import TrainingRun
 
 RESULTS = Path(__file__).parent / "results" / "training.csv"
+FAMILIES = ("sigmoid_mlp", "relu_mlp", "cnn", "cnn_bn")
 TORCH = """
 import json, os, sys, time, torch
 from torch import nn
@@ -140,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints a line per family and writes the CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=("mnist", "digits"), default="mnist")
+    parser.add_argument("--families", type=lambda text: text.split(","), default=FAMILIES, help=f"default: {','.join(FAMILIES)}")
     parser.add_argument("--images", type=int, default=10_000, help="training images per epoch (default: 10,000)")
     parser.add_argument("--torch-python", help="an interpreter that has PyTorch; without it there is no comparison with PyTorch")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -152,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.torch_python:
         print("no comparison with PyTorch: --torch-python names no interpreter")
     rows = []
-    for family in ("sigmoid_mlp", "relu_mlp", "cnn", "cnn_bn"):
+    for family in arguments.families:
         recipe = load_recipe(f"{family}.{arguments.dataset}")
         ours, tutorial = zoo_time(recipe, data), tutorial_time(recipe, data)
         macs = 3 * multiply_accumulates(zoo.create_model(recipe.model))  # forward, and twice as much backward

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from ready_zoo import ready_zoo
 
 import zoo
 from zoo import registry
@@ -35,6 +36,13 @@ def small() -> Callable[[str], dict[str, Any]]:
         return {key: value for key, value in SMALL.items() if defaults.get(key)}
 
     return hyperparameters
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Path]:
+    """The directory of a `zoo` that answers without loading first."""
+    with ready_zoo() as directory:
+        yield directory
 
 
 @pytest.fixture

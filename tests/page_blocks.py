@@ -1,9 +1,9 @@
 """Runs the code blocks of a page as they are written.
 
 Blocks marked `python`, `bash`, `sh` or `console` run, from the top of the page to its end. The python blocks share one
-namespace; in a console block the lines behind `$ ` are the commands. All run in one temporary directory, with the commands
-of this environment first on PATH and a copy of `examples/`. A process that a block leaves in the background lives until the
-page ends. Comments right before a block say what is different about it:
+namespace; in a console block the lines behind `$ ` are the commands. All run in one temporary directory, with a copy of
+`examples/`, and with the commands of this environment first on PATH, `zoo` the one of `ready_zoo.py`. A process that a block
+leaves in the background lives until the page ends. Comments right before a block say what is different about it:
 
     <!-- skip: downloads the repository -->          it cannot run here, for this reason
     <!-- slow: trains for five minutes -->           it and those below it run with the slow tests only
@@ -189,8 +189,8 @@ def parameters(path: Path) -> list[Any]:
 
 
 @contextlib.contextmanager
-def opened(path: Path, directory: Path) -> Iterator[Page]:
-    """Gives a page whose blocks run in `directory`, and ends what they started."""
+def opened(path: Path, directory: Path, commands: Path | None = None) -> Iterator[Page]:
+    """Gives a page whose blocks run in `directory`, with `commands` ahead of this environment's, and ends what they started."""
     import zoo
     from zoo import registry
 
@@ -203,7 +203,8 @@ def opened(path: Path, directory: Path) -> Iterator[Page]:
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "_models", dict(registry._models))
-        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        first = [str(place) for place in (commands, Path(sys.executable).parent) if place is not None]
+        patch.setenv("PATH", os.pathsep.join([*first, os.environ["PATH"]]))
         patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
         patch.syspath_prepend(directory)
         if DATA.is_dir() and "TFDS_DATA_DIR" not in os.environ:

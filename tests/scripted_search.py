@@ -26,7 +26,8 @@ import tuning.study
 from tuning.result import SearchResult
 from tuning.segments import OUT_OF_TIME, OnEpoch, Row, Segment, Snapshot
 from tuning.settings import Settings
-from tuning.study import ZooSubject, search
+from tuning.study import search
+from tuning.subjects import ZooSubject
 from zoo.specs import Recipe
 
 RECIPE = Recipe("relu_mlp", "digits", schedule="constant", epochs=9)

@@ -18,13 +18,32 @@ def run(script: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_training(tmp_path: Path) -> None:
+def test_a_table_appends_rounds_and_says_what_was_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from table import Table
+
+    for _ in range(2):
+        table = Table(tmp_path / "new" / "table.csv", ["engine"], ["python", "commit", "no-such-package"], lambda row: f"{row['engine']}:")
+        table.add(engine="own", value=1.23456, unit="s", ratio=2.0, wanted="<= 1 s", met="no")
+        table.add(engine="peer", value=2.5, unit="s")
+    with table.path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["engine"], row["value"], row["met"]) for row in rows] == [("own", "1.2346", "no"), ("peer", "2.5", "")] * 2
+    assert all(row["processor"] and row["python"] and not row["no-such-package"] for row in rows)
+    assert capsys.readouterr().out.splitlines()[:2] == ["own: 1.235 s, 2.00x   wanted <= 1 s: NOT MET", "peer: 2.5 s"]
+
+
+@pytest.mark.parametrize(
+    "families", [pytest.param(["relu_mlp"], id="one"), pytest.param(["sigmoid_mlp", "relu_mlp", "cnn", "cnn_bn"], id="all", marks=pytest.mark.slow)]
+)
+def test_training(families: list[str], tmp_path: Path) -> None:
     out = tmp_path / "training.csv"
-    printed = run("training.py", "--dataset", "digits", "--images", "256", "--out", str(out))
+    chosen = ("--families", *families) if len(families) == 1 else ()
+    printed = run("training.py", "--dataset", "digits", "--images", "256", *chosen, "--out", str(out))
     assert "no comparison with PyTorch" in printed
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == ["sigmoid_mlp.digits", "relu_mlp.digits", "cnn.digits", "cnn_bn.digits"]
+    assert [row["name"] for row in rows] == [f"{family}.digits" for family in families]
     for row in rows:
         assert float(row["tutorial_ratio"]) > 0
         assert 0 <= float(row["matrix_rate_share"]) < 1.5

@@ -42,8 +42,8 @@ def name(path: Path) -> str:
 class OnePageAtATime:
     """Keeps a page open until another one's turn comes."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, commands: Path) -> None:
+        self.root, self.commands = root, commands
         self.page: Page | None = None
         self.stack = contextlib.ExitStack()
 
@@ -52,13 +52,13 @@ class OnePageAtATime:
             self.stack.close()
             directory = self.root / name(path).replace("/", "-")
             directory.mkdir()
-            self.page = self.stack.enter_context(opened(path, directory))
+            self.page = self.stack.enter_context(opened(path, directory, self.commands))
         return self.page
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnePageAtATime]:
-    book = OnePageAtATime(tmp_path_factory.mktemp("pages"))
+def pages(tmp_path_factory: pytest.TempPathFactory, commands: Path) -> Iterator[OnePageAtATime]:
+    book = OnePageAtATime(tmp_path_factory.mktemp("pages"), commands)
     with book.stack:
         yield book
 

@@ -132,6 +132,7 @@ print(f"{len(cells)} cells ran")
 """
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     process = python("-c", RUN_CELLS, EXAMPLES / "tour.ipynb", directory=tmp_path)
     assert process.returncode == 0, process.stderr
@@ -157,6 +158,7 @@ def test_the_notebook_is_kept_without_outputs() -> None:
         if cell["cell_type"] == "code":
             assert (cell["outputs"], cell["execution_count"]) == ([], None)
             assert not re.search(r"^\s*[%!]", "".join(cell["source"]), re.MULTILINE), "only plain Python runs in the test"
+            compile("".join(cell["source"]), "cell", "exec")
 
 
 def test_every_example_is_listed() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,13 +12,15 @@ from typing import Any
 import optuna
 import pytest
 from databases import postgresql
+from processes import forking
 from scripted_search import RECIPE, ScriptedEngine, scripted, sharing
 
 import tuning
 import tuning.leases
 from tuning.leases import PREFIX, RELEASED, Lease, exclusive
 from tuning.storage import KEY, open_storage
-from tuning.study import ZooSubject, search
+from tuning.study import search
+from tuning.subjects import ZooSubject
 
 
 @contextlib.contextmanager
@@ -30,8 +31,7 @@ def database(kind: str, directory: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_of_three_searches_one_is_killed_and_no_trial_is_lost_or_double(kind: str, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tuning.study", "tuning.hparams"])
+    context = forking()
     with database(kind, tmp_path) as url:
         hangs = context.Event()
         dies, *others = (

@@ -16,7 +16,7 @@ from tuning import priors
 from tuning.priors import Prior, complete, first_configurations, read_priors
 from tuning.segments import Segment
 from tuning.spaces import search_space
-from tuning.study import ZooSubject
+from tuning.subjects import ZooSubject
 from zoo.specs import Recipe
 
 FAMILIES = ("sigmoid_mlp", "relu_mlp", "cnn", "cnn_bn")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from page_blocks import ROOT, Block, Page, opened, page_blocks, parameters
@@ -11,8 +12,8 @@ README = ROOT / "README.md"
 
 
 @pytest.fixture(scope="module")
-def readme(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with opened(README, tmp_path_factory.mktemp("readme")) as page:
+def readme(tmp_path_factory: pytest.TempPathFactory, commands: Path) -> Iterator[Page]:
+    with opened(README, tmp_path_factory.mktemp("readme"), commands) as page:
         yield page
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -22,6 +21,7 @@ import keras_tuner
 import numpy
 import optuna
 import pytest
+from processes import forking
 from scripted_search import OPTIMIZERS, RECIPE, ScriptedEngine, scripted
 
 import tuning
@@ -30,7 +30,8 @@ from tuning import storage
 from tuning.history import read_history
 from tuning.report import compiling
 from tuning.result import TABLE
-from tuning.study import BEST_RECIPE, Status, ZooSubject, resume, search
+from tuning.study import BEST_RECIPE, Status, resume, search
+from tuning.subjects import ZooSubject
 from zoo.errors import StudyError, TrainingError, UnknownNameError, UsageError
 from zoo.specs import Recipe
 from zoo.training import TrainingRun, read_recipe
@@ -301,8 +302,7 @@ def test_a_watcher_sees_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def killed(directory: Path, kills: int, trials: int, scheduler: str, generator: random.Random) -> int:
     """Starts a search again and again, kills each at a random moment but lets the last run; returns how many were killed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tuning.study", "tuning.hparams"])
+    context = forking()
     count = 0
     while True:
         process = context.Process(target=scripted, args=(directory,), kwargs={"trials": trials, "scheduler": scheduler, "seconds": 0.01})

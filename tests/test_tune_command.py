@@ -15,7 +15,8 @@ from scripted_search import ScriptedEngine
 from tuning.command import parse_duration, parse_range
 from tuning.display import Display, clock, configuration, counts, headline, line, remaining
 from tuning.storage import Record
-from tuning.study import Status, ZooSubject
+from tuning.study import Status
+from tuning.subjects import ZooSubject
 from zoo.cli import main
 from zoo.errors import UsageError
 from zoo.training import read_recipe

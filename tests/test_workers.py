@@ -24,7 +24,8 @@ from tuning.engine import CompiledEngine
 from tuning.executors import Job
 from tuning.report import compiling
 from tuning.settings import Settings
-from tuning.study import ZooSubject, search
+from tuning.study import search
+from tuning.subjects import ZooSubject
 from tuning.workers import THREADS, Workers, ending, shares
 from zoo.errors import StudyError, UsageError
 from zoo.specs import Recipe

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import gc
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from zoo.errors import UsageError
+from zoo.errors import StudyError, UsageError
 
 if TYPE_CHECKING:
     from tuning.segments import OnEpoch, Row, Segment, Snapshot
 
 OnRow = Callable[[int, "Row"], bool]  # takes a trial's number and an epoch's row; returns whether the trial ends there
+STARTS = 3  # deaths in a row, before a worker's first job, that end the search
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,71 @@ class InProcess:
 
     def close(self) -> None:
         self.job = None
+
+
+@dataclass(kw_only=True)
+class Worker:
+    """A worker of a `Pool`, as the search sees it.
+
+    Attributes:
+        ready: Whether it has come up and can be given jobs.
+        job: What it trains.
+        began: When it was given that, by `time.monotonic`.
+    """
+
+    ready: bool = False
+    job: Job | None = None
+    began: float = 0.0
+
+
+AnyWorker = TypeVar("AnyWorker", bound=Worker)
+
+
+class Pool(ABC, Generic[AnyWorker]):
+    """What executors of several workers share: who is free, and that another one takes the place of one that has died.
+
+    Args:
+        subject: What is searched; see `tuning.subjects.Subject`.
+        size: How many workers there are.
+    """
+
+    local = False
+    advice = ""  # what to do where no worker can start, as the end of a sentence
+
+    def __init__(self, subject: Any, size: int) -> None:
+        self.subject, self.size = subject, size
+        self.stillborn = 0
+        self.workers = [self._start(index) for index in range(size)]
+
+    @abstractmethod
+    def _start(self, index: int) -> AnyWorker:
+        """Starts a worker, without waiting for it."""
+
+    def free(self) -> Sequence[int]:
+        return [index for index, worker in enumerate(self.workers) if worker.ready and worker.job is None]
+
+    def wanted(self) -> int:
+        return sum(worker.job is None for worker in self.workers)
+
+    def _greet(self, index: int, validation: int) -> None:
+        """Takes in a worker that has come up; it says how many samples it validates on."""
+        self.stillborn, self.workers[index].ready, self.subject.validation = 0, True, validation
+
+    def _replace(self, index: int, how: str) -> Outcome | None:
+        """Puts another worker in the place of one that has died.
+
+        Returns:
+            What that means for the trial it was at; None where it had none.
+
+        Raises:
+            StudyError: None comes up any more.
+        """
+        worker = self.workers[index]
+        self.stillborn += not worker.ready
+        if self.stillborn >= STARTS:
+            raise StudyError(f"The workers cannot start: {STARTS} in a row {how}. What was finished is kept{self.advice}.")
+        self.workers[index] = self._start(index)
+        return None if worker.job is None else Outcome(worker.job.number, index, death=how, seconds=time.monotonic() - worker.began)
 
 
 def run_job(engine: Any, job: Job, worker: int, on_epoch: OnEpoch) -> Outcome:

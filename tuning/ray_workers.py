@@ -19,32 +19,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuning.executors import Job, OnRow, Outcome, run_job
+from tuning.executors import Job, OnRow, Outcome, Pool, Worker, run_job
 from tuning.segments import PRUNED, Segment
 from zoo.errors import MissingExtraError, StudyError, UsageError
 
-STARTS = 3  # deaths in a row, before a worker's first job, that end the search
 CONNECT_SECONDS = 10
 HANDED_ON = ("TFDS_DATA_DIR", "ZOO_OFFLINE", "KERAS_BACKEND", "PYTHONPATH")  # variables of the environment, for workers on this machine
 
 
-@dataclass
-class _Worker:
-    """One actor, as the search sees it."""
+@dataclass(kw_only=True)
+class _Remote(Worker):
+    """A worker that is an actor."""
 
     actor: Any
     waits: Any  # for being ready, or for its job
-    ready: bool = False
-    job: Job | None = None
-    began: float = 0.0
     parts: list[Segment] = field(default_factory=list)  # of a job whose epochs are told one by one
 
 
-class RayWorkers:
+class RayWorkers(Pool[_Remote]):
     """An executor of actors on a Ray cluster.
 
     Args:
-        subject: What is searched; see `tuning.study.Subject`. Its data are loaded on every node, from where the nodes keep them.
+        subject: What is searched; see `tuning.subjects.Subject`. Its data are loaded on every node, from where the nodes keep them.
         kind: Of engine: `compiled` or `plain`.
         count: Of workers; as many as the cluster has processors where None.
         address: Of the cluster, such as `ray://head:10001` or `auto`; where None, the one that `RAY_ADDRESS` names or that runs on this
@@ -56,11 +52,8 @@ class RayWorkers:
         StudyError: There is no such cluster, or it has no processors.
     """
 
-    local = False
-
     def __init__(self, subject: Any, kind: str, count: int | None = None, address: str | None = None) -> None:
         self.ray = _ray()
-        self.subject = subject
         try:
             self.order = self.ray.cloudpickle.dumps((subject, kind))  # what a script itself defines goes along
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -68,9 +61,7 @@ class RayWorkers:
         self.own = not self.ray.is_initialized()
         if self.own:
             self._connect(address)
-        self.size = count or self._processors()
-        self.stillborn = 0
-        self.workers = [self._start(index) for index in range(self.size)]
+        super().__init__(subject, count or self._processors())
 
     def _connect(self, address: str | None) -> None:
         if address is not None and (place := re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)/?", address)):
@@ -95,22 +86,16 @@ class RayWorkers:
             raise StudyError("The Ray cluster has no processors that a worker could have. Start nodes, or give --workers to wait for them.")
         return found
 
-    def _start(self, index: int) -> _Worker:
+    def _start(self, index: int) -> _Remote:
         actor = self.ray.remote(num_cpus=1, max_restarts=0)(_Actor).remote(index, self.order)
-        return _Worker(actor, actor.ready.remote())
-
-    def free(self) -> Sequence[int]:
-        return [index for index, worker in enumerate(self.workers) if worker.ready and worker.job is None]
-
-    def wanted(self) -> int:
-        return sum(worker.job is None for worker in self.workers)
+        return _Remote(actor=actor, waits=actor.ready.remote())
 
     def submit(self, worker: int, job: Job) -> None:
         chosen = self.workers[worker]
         chosen.job, chosen.began, chosen.parts = job, time.monotonic(), []
         self._train(chosen, job)
 
-    def _train(self, worker: _Worker, job: Job) -> None:
+    def _train(self, worker: _Remote, job: Job) -> None:
         """Sends a job on its way; one whose epochs are asked about goes epoch by epoch."""
         if job.asks:
             job = dataclasses.replace(job, until=min(job.until, 1 + (job.snapshot.epoch if job.snapshot else 0)))
@@ -129,20 +114,17 @@ class RayWorkers:
             try:
                 content = self.ray.get(heard[0])
             except self.ray.exceptions.RayError as error:
-                return self._replace(index, error)
+                return self._replace(index, self._bury(index, error))
             if self.workers[index].job is None:
+                if isinstance(content, Exception):
+                    raise content
                 self._greet(index, content)
                 return None
             outcome = self._tell(self.workers[index], content, on_row)
             if outcome is not None:
                 return outcome
 
-    def _greet(self, index: int, content: Any) -> None:
-        if isinstance(content, Exception):
-            raise content
-        self.stillborn, self.workers[index].ready, self.subject.validation = 0, True, content
-
-    def _tell(self, worker: _Worker, outcome: Outcome, on_row: OnRow) -> Outcome | None:
+    def _tell(self, worker: _Remote, outcome: Outcome, on_row: OnRow) -> Outcome | None:
         """Tells the search the epochs of an outcome; returns the job's, unless it goes on."""
         job, part = worker.job, outcome.segment
         assert job is not None
@@ -159,17 +141,11 @@ class RayWorkers:
         worker.job = None
         return outcome
 
-    def _replace(self, index: int, error: Exception) -> Outcome | None:
-        """Asks for another worker in the place of one that has died."""
-        worker = self.workers[index]
-        how = f"ended ({next(iter(str(error).strip().splitlines()), type(error).__name__)})"
-        self.stillborn += not worker.ready
-        if self.stillborn >= STARTS:
-            raise StudyError(f"The workers cannot start: {STARTS} in a row {how}. What was finished is kept.")
+    def _bury(self, index: int, error: Exception) -> str:
+        """Puts away what is left of a worker that has died, and returns how it ended."""
         with contextlib.suppress(self.ray.exceptions.RayError):
-            self.ray.kill(worker.actor)
-        self.workers[index] = self._start(index)
-        return None if worker.job is None else Outcome(worker.job.number, index, death=how, seconds=time.monotonic() - worker.began)
+            self.ray.kill(self.workers[index].actor)
+        return f"ended ({next(iter(str(error).strip().splitlines()), type(error).__name__)})"
 
     def close(self) -> None:
         for worker in self.workers:

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any
 
 import keras_tuner
 
@@ -27,27 +27,20 @@ from tuning.dispatch import LOOKAHEAD, Dispatcher
 from tuning.executors import Executor, InProcess, Job, Outcome
 from tuning.history import History
 from tuning.hparams import write_trial
-from tuning.hypermodel import discover_space
 from tuning.oracles import Observation, Proposer, distribution
 from tuning.priors import first_configurations
 from tuning.result import TABLE, SearchResult, Trial, TrialTable
 from tuning.schedulers import Scheduler, create_scheduler
-from tuning.segments import OUT_OF_TIME, Engine, PlainEngine, Point, Row, Snapshot
+from tuning.segments import OUT_OF_TIME, Row, Snapshot
 from tuning.settings import SETTINGS, Claim, Settings, claim, default_directory, read_settings
-from tuning.spaces import Range, Study, configure, describe, number_ranges, search_space
+from tuning.snapshots import Snapshots
+from tuning.spaces import Range, Study, describe, number_ranges, search_space
 from tuning.storage import DirectoryLock, Ledger, Record, State
-from tuning.structures import graph_signature
+from tuning.subjects import Arrays, ArraySubject, HyperModel, ZooSubject, repeats
 from tuning.warm_start import begin_with, read_study
 from zoo.errors import StudyError, UsageError, unknown
 from zoo.specs import Recipe
-from zoo.training import load_training_data, write_recipe
-
-if TYPE_CHECKING:
-    import keras
-    import numpy
-
-    from tuning.engine import HyperModelEngine
-    from tuning.plain_models import PlainHyperModelEngine
+from zoo.training import write_recipe
 
 BEST_RECIPE, CHECKPOINTS = "best_recipe.json", "checkpoints"
 ENGINES = ("compiled", "plain", "ray")
@@ -55,9 +48,6 @@ POLL_SECONDS = 0.5  # between two looks at a shared study in which others are at
 WORKERS_PER_LOOK = 50  # with very many workers, so many times fewer looks at what the trials gave: each result tells little
 DEATHS = 3  # of its workers, before a trial counts as failed
 OVERTIME = 10.0  # seconds after the budget's end until workers that have not come to a stop are ended
-MEMORY = 256 * 2**20  # bytes of paused trials' snapshots that are kept; a trial whose snapshot is gone is trained again up to its pause
-Arrays = tuple["numpy.ndarray", "numpy.ndarray"]
-HyperModel: TypeAlias = keras_tuner.HyperModel | Callable[[keras_tuner.HyperParameters], "keras.Model"]
 
 
 @dataclass(frozen=True)
@@ -86,86 +76,6 @@ class Status:
 
 
 Watch = Callable[[Status], None]
-
-
-class Subject(Protocol):
-    """What is searched: a space, and how one of its points is trained."""
-
-    space: keras_tuner.HyperParameters
-    validation: int
-
-    def job(self, config: Mapping[str, Any]) -> Any:
-        """Returns what the engine takes for a configuration."""
-
-    def signature(self, config: Mapping[str, Any]) -> str:
-        """Returns what is the same for configurations that can share a compiled program."""
-
-    def recipe(self, config: Mapping[str, Any], epochs: int) -> Recipe | None:
-        """Returns the recipe that repeats a trial of so many epochs, if there is one."""
-
-    def engine(self, kind: str) -> Any:
-        """Loads the data and creates the engine, an `Engine` for such jobs."""
-
-
-class ZooSubject:
-    """A model of the zoo on one of its data sets."""
-
-    def __init__(self, settings: Settings, data_dir: str | Path | None) -> None:
-        assert settings.recipe is not None
-        self.base, self.data_dir, self.validation = settings.recipe, data_dir, 0
-        self.space = search_space(self.base.model, settings.optimizers, study=settings.study, vary=settings.vary, ranges=settings.ranges)
-
-    def job(self, config: Mapping[str, Any]) -> Recipe:
-        return configure(self.base, config)
-
-    def signature(self, config: Mapping[str, Any]) -> str:
-        return graph_signature(configure(self.base, config))
-
-    def recipe(self, config: Mapping[str, Any], epochs: int) -> Recipe:
-        recipe = configure(self.base, config)
-        return dataclasses.replace(recipe, epochs=epochs) if epochs and repeats(recipe) else recipe
-
-    def engine(self, kind: str) -> Engine:
-        training, validation = load_training_data(self.base, self.data_dir)
-        assert validation is not None
-        self.validation = len(validation.labels)
-        if kind == "plain":
-            return PlainEngine(training, validation)
-        from tuning.engine import CompiledEngine
-
-        return CompiledEngine(training, validation)
-
-
-class ArraySubject:
-    """A user's own hypermodel on arrays."""
-
-    def __init__(self, settings: Settings, hypermodel: HyperModel, data: tuple[Arrays, Arrays]) -> None:
-        self.settings, self.hypermodel, self.data, self.validation = settings, hypermodel, data, len(data[1][1])
-        self.space = discover_space(hypermodel)
-
-    def job(self, config: Mapping[str, Any]) -> Point:
-        return Point(self.space, config, self.settings.epochs, self.settings.batch_size, self.settings.seed)
-
-    def signature(self, config: Mapping[str, Any]) -> str:
-        return repr(sorted((name, value) for name, value in config.items() if not isinstance(value, float)))
-
-    def recipe(self, config: Mapping[str, Any], epochs: int) -> None:
-        return None
-
-    def engine(self, kind: str) -> PlainHyperModelEngine | HyperModelEngine:
-        (x, y), (validation_x, validation_y) = self.data
-        if kind == "plain":
-            from tuning.plain_models import PlainHyperModelEngine
-
-            return PlainHyperModelEngine(self.hypermodel, x, y, validation_x, validation_y)
-        from tuning.engine import HyperModelEngine
-
-        return HyperModelEngine(self.hypermodel, x, y, validation_x, validation_y)
-
-
-def repeats(recipe: Recipe) -> bool:
-    """Tells whether a shorter run of a recipe is the beginning of a longer one."""
-    return recipe.schedule == "constant" and not recipe.warmup and not recipe.augmentation_tail
 
 
 def search(
@@ -417,7 +327,7 @@ class _Search:
         self.distributions = {entry.name: distribution(entry) for entry in subject.space.space}
         self.ledger = Ledger(place.storage, place.name, settings.to_dict(), self.distributions, place.worker, shared=place.shared)
         self.history = History(place.directory, [record for record in self.ledger.records if record.mine])
-        self.snapshots = _Snapshots(place.directory / CHECKPOINTS if checkpoints else None)
+        self.snapshots = Snapshots(place.directory / CHECKPOINTS if checkpoints else None)
         self.step_seconds = 0.0
         self.workers = 1
         self.ready: list[Record] = []  # to be trained next
@@ -763,43 +673,6 @@ class _Search:
             validation=self.subject.validation,
             compilation=self.dispatcher.summary(self.workers),
         )
-
-
-class _Snapshots:
-    """The paused trials' states: in memory, the most promising ones within a limit; on disk too where that was asked for."""
-
-    def __init__(self, directory: Path | None) -> None:
-        self.directory = directory
-        self.kept: dict[int, tuple[float, int, Snapshot]] = {}
-
-    def put(self, record: Record, snapshot: Snapshot) -> None:
-        size = sum(array.nbytes for array in snapshot.arrays.values())
-        self.kept[record.number] = (record.curve[record.epochs], size, snapshot)
-        while sum(size for _, size, _ in self.kept.values()) > MEMORY and len(self.kept) > 1:
-            del self.kept[min(self.kept, key=lambda number: self.kept[number][0])]
-        if self.directory is not None:
-            snapshot.write(self._path(self.directory, record.number))
-
-    def peek(self, number: int) -> Snapshot | None:
-        if number in self.kept:
-            return self.kept[number][2]
-        if self.directory is None or not (path := self._path(self.directory, number)).is_file():
-            return None
-        return Snapshot.read(path)
-
-    def take(self, number: int) -> Snapshot | None:
-        snapshot = self.peek(number)
-        self.kept.pop(number, None)
-        return snapshot
-
-    def drop(self, number: int) -> None:
-        self.kept.pop(number, None)
-        if self.directory is not None:
-            self._path(self.directory, number).unlink(missing_ok=True)
-
-    @staticmethod
-    def _path(directory: Path, number: int) -> Path:
-        return directory / f"trial-{number:04d}.npz"
 
 
 def _own(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
-from tuning.executors import Job, OnRow, Outcome, run_job
+from tuning.executors import Job, OnRow, Outcome, Pool, Worker, run_job
 from zoo.console import load_backend
 from zoo.errors import StudyError, UsageError, ZooError
 
@@ -31,26 +31,22 @@ if TYPE_CHECKING:
 
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # a fork after loading macOS's frameworks may crash
 PRELOADED = ["tuning.worker_imports"]
-STARTS = 3  # deaths in a row, before a worker's first job, that end the search
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
-@dataclass
-class _Worker:
-    """One process, as the search sees it."""
+@dataclass(kw_only=True)
+class _Process(Worker):
+    """A worker that is a process."""
 
     process: Any
     pipe: Connection
-    ready: bool = False
-    job: Job | None = None
-    began: float = 0.0
 
 
-class Workers:
+class Workers(Pool[_Process]):
     """An executor of several processes.
 
     Args:
-        subject: What is searched; see `tuning.study.Subject`. It is sent to every worker.
+        subject: What is searched; see `tuning.subjects.Subject`. It is sent to every worker.
         kind: Of engine: `compiled` or `plain`.
         count: Of workers.
 
@@ -58,10 +54,9 @@ class Workers:
         UsageError: The subject cannot be sent to another process.
     """
 
-    local = False
+    advice = "; search with fewer workers"
 
     def __init__(self, subject: Any, kind: str, count: int) -> None:
-        self.subject, self.size = subject, count
         try:
             self.order = bytes(ForkingPickler.dumps((subject, kind)))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -72,26 +67,19 @@ class Workers:
         if METHOD == "forkserver":
             self.context.set_forkserver_preload(PRELOADED)
         self.shares = shares(count)
-        self.stillborn = 0
-        self.workers = [self._start(index) for index in range(count)]
+        super().__init__(subject, count)
 
-    def _start(self, index: int) -> _Worker:
+    def _start(self, index: int) -> _Process:
         here, there = self.context.Pipe()
         process = self.context.Process(target=work, args=(there, index, self.order, self.shares[index]), daemon=True, name=f"worker {index}")
         process.start()
         there.close()  # so that the pipe ends with the worker
-        return _Worker(process, here)
+        return _Process(process=process, pipe=here)
 
     @property
     def pids(self) -> list[int]:
         """The workers' process ids."""
         return [worker.process.pid for worker in self.workers]
-
-    def free(self) -> Sequence[int]:
-        return [index for index, worker in enumerate(self.workers) if worker.ready and worker.job is None]
-
-    def wanted(self) -> int:
-        return sum(worker.job is None for worker in self.workers)
 
     def submit(self, worker: int, job: Job) -> None:
         chosen = self.workers[worker]
@@ -110,7 +98,7 @@ class Workers:
             try:
                 kind, content = self.workers[index].pipe.recv()
             except (EOFError, ConnectionResetError):
-                return self._replace(index)
+                return self._replace(index, self._bury(index))
             if kind == "row":
                 self._tell(index, content, on_row)
             else:
@@ -125,26 +113,20 @@ class Workers:
                 worker.pipe.send(ends)
 
     def _hear(self, index: int, kind: str, content: Any) -> Outcome | None:
-        worker = self.workers[index]
         if kind == "ready":
-            self.stillborn, worker.ready, self.subject.validation = 0, True, content
+            self._greet(index, content)
             return None
         if kind == "error":
             raise content
-        worker.job = None
+        self.workers[index].job = None
         return content
 
-    def _replace(self, index: int) -> Outcome | None:
-        """Puts another worker in the place of one that has died."""
+    def _bury(self, index: int) -> str:
+        """Puts away what is left of a worker that has died, and returns how it ended."""
         worker = self.workers[index]
         worker.process.join()
         worker.pipe.close()
-        how = ending(worker.process.exitcode)
-        self.stillborn += not worker.ready
-        if self.stillborn >= STARTS:
-            raise StudyError(f"The workers cannot start: {STARTS} in a row {how}. What was finished is kept; search with fewer workers.")
-        self.workers[index] = self._start(index)
-        return None if worker.job is None else Outcome(worker.job.number, index, death=how, seconds=time.monotonic() - worker.began)
+        return ending(worker.process.exitcode)
 
     def close(self) -> None:
         for worker in self.workers:
