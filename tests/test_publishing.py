@@ -19,7 +19,7 @@ from zoo.weights import pretrained_card
 
 # What a weight has to be worth to be shipped at all.
 FLOORS = {
-    "mnist": {"sigmoid_mlp": 0.990, "relu_mlp": 0.991, "cnn": 0.994, "cnn_bn": 0.994, "cnn_bn_tiny": 0.994},
+    "mnist": {"sigmoid_mlp": 0.990, "relu_mlp": 0.991, "cnn": 0.994, "cnn_bn": 0.994, "cnn_bn_tiny": 0.994, "cnn_bn_nano": 0.990},
     "fashion_mnist": {"sigmoid_mlp": 0.890, "relu_mlp": 0.900, "cnn": 0.920, "cnn_bn": 0.940},
     "cifar10": {"sigmoid_mlp": 0.500, "relu_mlp": 0.550, "cnn": 0.850, "cnn_bn": 0.930},
     "digits": {"sigmoid_mlp": 0.97, "relu_mlp": 0.97, "cnn": 0.97, "cnn_bn": 0.97},

@@ -56,7 +56,7 @@ def test_every_family_is_pretrained(tag: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("cnn*", ["cnn", "cnn_bn", "cnn_bn_tiny"]),
+        ("cnn*", ["cnn", "cnn_bn", "cnn_bn_nano", "cnn_bn_tiny"]),
         ("*_mlp", ["relu_mlp", "sigmoid_mlp"]),
         ("cnn", ["cnn"]),
         ("CNN", []),
@@ -114,7 +114,7 @@ def test_the_default_tag_is_the_first() -> None:
         ("cnm", "Unknown model 'cnm'. Did you mean 'cnn'? Valid models: cnn, cnn_bn, "),
         ("cnm.mnist", "Unknown model 'cnm'. Did you mean 'cnn'? Valid models: cnn, cnn_bn, "),
         ("relu", "Unknown model 'relu'. Did you mean 'relu_mlp'? Valid models: "),
-        ("CNN_BN", "Unknown model 'CNN_BN'. Did you mean 'cnn_bn' or 'cnn_bn_tiny'? Valid models: "),
+        ("CNN_BN", "Unknown model 'CNN_BN'. Did you mean 'cnn_bn' or 'cnn_bn_nano' or 'cnn_bn_tiny'? Valid models: "),
         ("", "Unknown model ''. Valid models: "),
         ("./runs/v1.0", "Unknown model './runs/v1.0'. Valid models: "),
         ("cnn.minst", "Unknown tag of cnn 'minst'. Did you mean 'mnist'? Valid tags of cnn: cifar10, digits, fashion_mnist, mnist."),

@@ -28,6 +28,7 @@ EARLY_POOLING = {
     "whitening": 2,
 }
 TINY = {"filters": (8, 16, 16), "blocks": 3, "convolutions": (2, 2, 1), "global_pooling": "average", "units": 0}
+NANO = {**TINY, "filters": (4, 8, 12)}
 DOMAINS: dict[str, Domain] = {
     "filters": Int(8, 64, "log"),
     "blocks": Int(1, 3),
@@ -111,7 +112,7 @@ def cnn(
 
 @register_model(
     domains=DOMAINS,
-    variants={"tiny": TINY},
+    variants={"tiny": TINY, "nano": NANO},
     pretrained={
         "cnn_bn": _weights(
             ("mnist", (28, 28, 1), {**MNIST, "convolutions": 2, "filters": 16, "dropout": 0.1}),
@@ -120,6 +121,7 @@ def cnn(
             ("digits", (8, 8, 1), {**DIGITS, "dropout": 0.1}),
         ),
         "cnn_bn_tiny": _weights(("mnist", (28, 28, 1), {**MNIST, **TINY})),
+        "cnn_bn_nano": _weights(("mnist", (28, 28, 1), {**MNIST, **NANO})),
     },
     references=(
         "Ioffe, Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift, 2015, https://arxiv.org/abs/1502.03167",

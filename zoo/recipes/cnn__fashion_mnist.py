@@ -1,8 +1,8 @@
 """Four convolutions without any normalization on Fashion-MNIST, taught by the network with batch normalization.
 
-    zoo reproduce cnn.fashion_mnist --seeds 1
+    zoo reproduce cnn.fashion_mnist --seeds 3
 
-Test accuracy 92.40 % over one seed, 30 min each on AMD EPYC, 2 cores, Keras 3.15.1 on tensorflow.
+Test accuracy 92.53 ± 0.13 % over 3 seeds, 30 min each on AMD EPYC, 2 cores, Keras 3.15.1 on tensorflow.
 """
 
 from __future__ import annotations
