@@ -13,8 +13,9 @@ VENV = .venv
 BIN = $(VENV)/bin
 SETTINGS = pyproject.toml setup.cfg constraints.txt
 SUPPORTED = (3, 11) <= sys.version_info[:2] <= (3, 13)
-# One thread for each worker: two workers on two cores must not compete.
-PYTEST = TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# One thread for each worker: two workers on two cores must not compete. A file stays on one worker, because its tests share what
+# is slow to set up; in which order they begin, tests/conftest.py says.
+PYTEST = TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-all coverage lint format docs weights clean
 

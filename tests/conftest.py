@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+# What takes longest begins first, so that at the end no processor waits for another; with `--no-loadscope-reorder` it stays so.
+LONGEST = ("docs", "readme", "study", "training", "verification", "workers", "examples", "lab", "docstrings", "evaluation", "serving_playground")
 SMALL = {"filters": 4, "convolutions": 1, "units": 8}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 @pytest.fixture(scope="session")
