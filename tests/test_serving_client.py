@@ -121,7 +121,7 @@ def test_errors(client: Client, call: Any, code: Code, text: str) -> None:
 
 
 def test_wrong_usage(client: Client) -> None:
-    with pytest.raises(UsageError, match=r"A server's URL is http://host:port, .* Received: 'localhost:8501'"):
+    with pytest.raises(UsageError, match=r"A server's URL is http://host:port or .* Received: 'localhost:8501'"):
         Client("localhost:8501")
     with pytest.raises(UsageError, match="Name a version or a label"):
         client.predict(HALF, x=[1.0], version=1, label="stable")

@@ -30,7 +30,7 @@ EARLY_POOLING = {
 TINY = {"filters": (8, 16, 16), "blocks": 3, "convolutions": (2, 2, 1), "global_pooling": "average", "units": 0}
 NANO = {**TINY, "filters": (4, 8, 12)}
 DOMAINS: dict[str, Domain] = {
-    "filters": Int(8, 64, "log"),
+    "filters": Int(4, 64, "log"),
     "blocks": Int(1, 3),
     "convolutions": Int(1, 2),
     "kernel_size": Choice((3, 5)),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
-
-import zoo
 
 _INTEGERS = {"int8": (-128, 127), "int16": (-(2**15), 2**15 - 1), "int32": (-(2**31), 2**31 - 1), "uint8": (0, 255), "uint32": (0, 2**32 - 1)}
 _ERRORS = {
@@ -29,7 +28,7 @@ def document(models: list[dict[str, Any]], with_tokens: bool = False) -> dict[st
         paths |= _paths(model)
     found: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": "neuron-zoo", "version": zoo.__version__, "description": "TF Serving's REST interface for the models that are served."},
+        "info": {"title": "neuron-zoo", "version": version("neuron-zoo"), "description": "TF Serving's REST interface for the served models."},
         "paths": paths,
         "components": {
             "schemas": {"Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}},
