@@ -1,11 +1,8 @@
-"""A process that a test interrupts: it gets a small model ready, says so, and exports it when it is told to.
-
-python interrupted_export.py REPOSITORY
-"""
+"""A process that a test interrupts: it gets a small model ready, says so, and exports it when it is told to."""
 
 from __future__ import annotations
 
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import keras
@@ -36,8 +33,9 @@ def tiny_model() -> tuple[keras.Model, Card]:
     return model, card
 
 
-if __name__ == "__main__":
+def export_when_told(pipe: Connection, repository: Path) -> None:
+    """What the process runs."""
     tiny = tiny_model()
-    print("ready", flush=True)
-    sys.stdin.readline()
-    export_model(tiny, Path(sys.argv[1]))
+    pipe.send("ready")
+    pipe.recv()
+    export_model(tiny, repository)

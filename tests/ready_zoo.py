@@ -1,8 +1,8 @@
 """A `zoo` for the blocks of pages: the same command, answered by a process that has its libraries loaded already.
 
 Every call is a fork of one server, with the caller's arguments, directory, environment and files. Signals are passed on to it,
-and it ends with its caller. What is saved are the seconds of loading. A caller with other variables for Python, Keras or
-TensorFlow than the server's gets the command itself.
+and it ends with its caller. What is saved are the seconds of loading. A caller with other variables for Keras, TensorFlow or JAX
+than the server's gets the command itself; one with another PYTHONPATH finds what is there, but not another `zoo`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-LOADING = ("PYTHONPATH", "KERAS_", "TF_", "JAX_")  # beginnings of the variables on which it depends what is loaded
+LOADING = ("KERAS_", "TF_", "JAX_")  # beginnings of the variables on which it depends what is loaded
 SCRIPT = """#!{python} -IS
 import contextlib, json, os, signal, socket, sys
 
@@ -100,6 +100,7 @@ def answer(connection: socket.socket) -> None:
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = arguments
     connection.sendall(f"{os.getpid()}\n".encode())
     threading.Thread(target=end_with, args=(connection,), daemon=True).start()

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,40 +77,48 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "site"
 
 
-def zoo_with(site: Path, directory: Path, *arguments: str) -> str:
-    process = python("-m", "zoo.cli", *arguments, directory=directory, PYTHONPATH=str(site))
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+@pytest.fixture
+def zoo_with_it(site: Path, commands: Path, tmp_path: Path) -> Callable[..., str]:
+    """Runs `zoo`, in an environment that has the package, and gives what it prints."""
+
+    def run(*arguments: str) -> str:
+        process = subprocess.run(
+            [commands / "zoo", *arguments], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=900
+        )
+        assert process.returncode == 0, process.stderr
+        return process.stdout
+
+    return run
 
 
-def test_the_third_party_model_is_listed(site: Path, tmp_path: Path) -> None:
-    row = next(row for row in json.loads(zoo_with(site, tmp_path, "list", "--json")) if row["model"] == "separable_cnn")
+def test_the_third_party_model_is_listed(zoo_with_it: Callable[..., str]) -> None:
+    row = next(row for row in json.loads(zoo_with_it("list", "--json")) if row["model"] == "separable_cnn")
     assert row["pretrained"] == ["digits"]
     assert row["description"].startswith("Depthwise separable convolutions")
-    assert "separable_cnn.digits" in zoo_with(site, tmp_path, "list", "--pretrained")
-    assert "search: 8 .. 64 (log)" in zoo_with(site, tmp_path, "info", "separable_cnn")
-    assert "98.61 % of 360 test images" in zoo_with(site, tmp_path, "info", "separable_cnn.digits")
+    assert "separable_cnn.digits" in zoo_with_it("list", "--pretrained")
+    assert "search: 8 .. 64 (log)" in zoo_with_it("info", "separable_cnn")
+    assert "98.61 % of 360 test images" in zoo_with_it("info", "separable_cnn.digits")
 
 
-def test_its_weights_are_what_its_card_and_its_readme_say(site: Path, tmp_path: Path) -> None:
-    accuracy = json.loads(zoo_with(site, tmp_path, "evaluate", "separable_cnn.digits", "--json"))["accuracy"]
+def test_its_weights_are_what_its_card_and_its_readme_say(zoo_with_it: Callable[..., str]) -> None:
+    accuracy = json.loads(zoo_with_it("evaluate", "separable_cnn.digits", "--json"))["accuracy"]
     card = json.loads((EXAMPLES / "third_party_models" / "zoo_separable" / "separable_cnn.digits.json").read_text(encoding="utf-8"))
     assert accuracy == pytest.approx(card["results"]["test"]["accuracy"], abs=1 / 360 + 1e-9)
     assert "98.61 % of 360 images" in (EXAMPLES / "third_party_models" / "README.md").read_text(encoding="utf-8")
 
 
-def test_it_is_searched(site: Path, tmp_path: Path) -> None:
+def test_it_is_searched(zoo_with_it: Callable[..., str]) -> None:
     search = ("tune", "separable_cnn", "--dataset", "digits", "--optimizers", "adam", "--trials", "1", "--epochs", "1", "--no-report")
-    data = json.loads(zoo_with(site, tmp_path, *search, "--out", "search", "--json"))
+    data = json.loads(zoo_with_it(*search, "--out", "search", "--json"))
     assert data["best"]["recipe"]["model"] == "separable_cnn"
     assert {"model.filters", "model.blocks", "model.dropout"} <= set(data["best"]["config"])
 
 
-def test_a_run_is_shipped_by_its_script(site: Path, tmp_path: Path) -> None:
+def test_a_run_is_shipped_by_its_script(zoo_with_it: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "zoo_separable").mkdir()
     (tmp_path / "ship.py").write_text((EXAMPLES / "third_party_models" / "ship.py").read_text(encoding="utf-8"))
     train = ("train", "separable_cnn", "--dataset", "digits", "--no-validate", "--epochs", "1", "--set", "filters=8", "--out", "run")
-    zoo_with(site, tmp_path, *train)
+    zoo_with_it(*train)
     process = python("ship.py", "run", "separable_cnn.small", directory=tmp_path)
     assert process.returncode == 0, process.stderr
     card = json.loads((tmp_path / "zoo_separable" / "separable_cnn.small.json").read_text(encoding="utf-8"))

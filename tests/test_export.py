@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -13,7 +14,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import keras
 import numpy
 import pytest
 import tensorflow as tf
+from processes import forking
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 import zoo
@@ -216,29 +219,27 @@ def test_killed_at_random_moments_it_leaves_nothing_half_written(kills: int, tmp
     """Every other moment lies anywhere in the export, the others after its first file; a reader and a server look on all the time."""
     base, generator = tmp_path / "tiny", random.Random(0)
 
-    def ready_to_export() -> subprocess.Popen[str]:
-        command = [sys.executable, interrupted_export.__file__, str(tmp_path)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        return process
+    @contextlib.contextmanager
+    def ready_to_export() -> Iterator[tuple[Any, Connection]]:
+        context = forking()
+        here, there = context.Pipe()
+        process = context.Process(target=interrupted_export.export_when_told, args=(there, tmp_path))
+        process.start()
+        assert here.recv() == "ready"
+        yield process, here
+        process.join()
 
-    def begin(process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-
-    def seconds_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> float:
+    def seconds_until(happened: Callable[[], bool], process: Any) -> float:
         start = time.perf_counter()
-        while not happened() and process.poll() is None:
+        while not happened() and process.is_alive():
             time.sleep(0.001)
         return time.perf_counter() - start
 
     def temporary_folders() -> set[Path]:
         return set(base.glob(".tmp-*"))
 
-    with ready_to_export() as export:
-        begin(export)
+    with ready_to_export() as (export, pipe):
+        pipe.send("go")
         before_writing = seconds_until(lambda: bool(temporary_folders()), export)
         writing = seconds_until(lambda: not temporary_folders(), export)
     assert versions(base) == [1]
@@ -247,16 +248,16 @@ def test_killed_at_random_moments_it_leaves_nothing_half_written(kills: int, tmp
     interrupted = 0
     with start(tmp_path) as server:
         for moment in range(kills):
-            with ready_to_export() as export:
+            with ready_to_export() as (export, pipe):
                 left = temporary_folders()
-                begin(export)
+                pipe.send("go")
                 if moment % 2:
                     seconds_until(lambda left=left: bool(temporary_folders() - left), export)  # type: ignore[misc]
                     time.sleep(generator.uniform(0, writing))
                 else:
                     time.sleep(generator.uniform(0, before_writing + writing))
                 export.kill()
-            interrupted += export.returncode == -signal.SIGKILL
+            interrupted += export.exitcode == -signal.SIGKILL
         last, deadline = versions(base)[-1], time.monotonic() + 60
         while (answered := status_of(server.url)) != {last}:
             assert answered, "while new versions come, an old one serves"

@@ -38,11 +38,20 @@ def test_it_runs_where_it_is_called(commands: Path, tmp_path: Path) -> None:
     assert (tmp_path / "here" / "relu_mlp.digits" / "1" / "saved_model.pb").is_file()
 
 
-def test_other_variables_for_python_get_the_command_itself(commands: Path, tmp_path: Path) -> None:
+def test_it_finds_what_is_on_the_path(commands: Path, tmp_path: Path) -> None:
+    (tmp_path / "more-1.0.dist-info").mkdir()
+    (tmp_path / "more-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: more\nVersion: 1.0\n")
+    (tmp_path / "more-1.0.dist-info" / "entry_points.txt").write_text("[neuron_zoo.models]\nmore = more\n")
+    (tmp_path / "more.py").write_text("import zoo\n\n\n@zoo.register_model()\ndef more(input_shape=(8, 8, 1), num_classes=10):\n    'One more.'\n")
+    assert "One more." in run(commands / "zoo", "list", directory=tmp_path, PYTHONPATH=str(tmp_path)).stdout
+    assert "One more." not in run(commands / "zoo", "list", directory=tmp_path).stdout
+
+
+def test_other_variables_for_tensorflow_get_the_command_itself(commands: Path, tmp_path: Path) -> None:
     (tmp_path / "zoo").mkdir()
     (tmp_path / "zoo" / "__init__.py").touch()
     (tmp_path / "zoo" / "cli.py").write_text("def main():\n    print('another zoo')\n    return 5\n")
-    done = run(commands / "zoo", "list", directory=tmp_path, PYTHONPATH=str(tmp_path))
+    done = run(commands / "zoo", "list", directory=tmp_path, PYTHONPATH=str(tmp_path), TF_ENABLE_ONEDNN_OPTS="0")
     assert (done.returncode, done.stdout) == (5, "another zoo\n")
 
 
