@@ -49,7 +49,7 @@ def test_evaluate_prints_a_table_or_json(trained: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("cnn_bn", "search: 8 .. 64 (log)"), ("cnn_bn.mnist", "over 3 seeds"), ("adam", "Kingma"), ("mnist", "60,000")]
+    ("name", "expected"), [("cnn_bn", "search: 4 .. 64 (log)"), ("cnn_bn.mnist", "over 3 seeds"), ("adam", "Kingma"), ("mnist", "60,000")]
 )
 def test_info_shows_every_kind_of_record(name: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "info", name)
