@@ -8,6 +8,7 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from zoo.serving.access_log import REQUEST_ID
@@ -22,6 +23,8 @@ MOST_BYTES = 1024 * 1024
 """The largest body that is parsed between two looks at the connections."""
 MOST_HEAD_BYTES = 64 * 1024
 LOOK_SECONDS = 0.5
+LINGER_SECONDS = 0.5
+"""How long a server that ends waits for a request of a client that is connected: it may be on its way."""
 
 
 class Guard:
@@ -72,7 +75,10 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **keywords)
         self._application, self._guard, self._hot_path = application, guard, hot_path
         self._short: tuple[RequestResponseCycle, Address] | None = None
-        self._head = 0
+        self._head, self._in_head = 0, False
+        self._beside = 0  # how much of a body comes past the parser
+        self._last: bytes | None = None  # what is written when all requests are answered
+        self._ending = False
 
     def connection_made(self, transport: Any) -> None:
         """Takes a connection, unless there are too many."""
@@ -88,18 +94,80 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def refuse(self, status: int, message: str) -> None:
-        """Answers with an error, and ends the connection."""
-        if self.transport.is_closing():
+        """Answers with an error, when the requests that came before are answered, and ends the connection."""
+        if self.transport.is_closing() or self._last is not None:
             return
         body = encode_error(message)
         head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(head % (status, _PHRASES[status], len(body)) + body)
-        self.transport.close()
+        self._last = head % (status, _PHRASES[status], len(body)) + body
+        broken = self.cycle if self.cycle is not None and self.cycle.more_body else None
+        if broken is not None and self.pipeline and self.pipeline[0][0] is broken:
+            self.pipeline.popleft()
+        elif broken is not None and broken.response_started:  # as with 413: there is nothing to add
+            self._last = b""
+            self._end()
+        elif broken is not None or not self._answering:
+            self._end()
+
+    def _end(self) -> None:
+        """Ends the connection with its last words."""
+        if not self.transport.is_closing():
+            self.transport.write(self._last or b"")
+            self.transport.close()
+
+    @property
+    def _answering(self) -> bool:
+        """Whether a request has come, at least in part, that is not answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        """Goes on with the next request, if there is one."""
+        was_last = not self.pipeline
+        super().on_response_complete()
+        if was_last and self._last is not None:
+            self._end()
+
+    def shutdown(self) -> None:
+        """Ends the connection when the requests that have come are answered, and that which may be on its way."""
+        self._ending = True
+        if self._answering:
+            self.cycle.keep_alive = False
+            if not self.cycle.more_body:
+                self.flow.pause_reading()
+        elif not self._in_head:
+            self.loop.call_later(LINGER_SECONDS, self._end_idle)
+
+    def _end_idle(self) -> None:
+        if not self._answering and not self._in_head:
+            self._end()
+
+    def data_received(self, data: bytes) -> None:
+        """Takes what a client sends."""
+        self._unset_keepalive_if_required()
+        while data and self._last is None:
+            data = self._feed(data)
+
+    def _feed(self, data: bytes) -> bytes:
+        """Hands data to the parser, and returns what it left."""
+        if self._beside:
+            part, data = data[: self._beside], data[self._beside :]
+            self._beside -= len(part)
+            self.on_body(part)
+            if not self._beside:
+                self.on_message_complete()
+            return data
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:  # to a protocol that we do not speak: the request is answered as any other
+            return data[upgrade.args[0] :]
+        except httptools.HttpParserError:
+            self.refuse(400, "Invalid HTTP request received.")
+        return b""
 
     def on_message_begin(self) -> None:
         """Begins a request."""
         super().on_message_begin()
-        self._head = 0
+        self._head, self._in_head = 0, True
         self._guard.reads(self)
 
     def on_url(self, url: bytes) -> None:
@@ -121,8 +189,21 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begins to answer, where the head was not too large."""
-        if self._head <= MOST_HEAD_BYTES:
-            super().on_headers_complete()
+        self._in_head = False
+        if self._head > MOST_HEAD_BYTES:
+            return
+        upgrading = self.parser.should_upgrade()
+        if upgrading and any(name == b"transfer-encoding" for name, _ in self.headers):
+            self.refuse(400, "A request with the header Upgrade cannot come in chunks")
+            return
+        if upgrading:  # the parser takes the body for the other protocol's first words
+            self._beside = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+        before = self.cycle
+        super().on_headers_complete()
+        if self._ending:
+            self.cycle.keep_alive = False
+            if before is not None and not before.response_started:
+                before.keep_alive = True
 
     def on_body(self, body: bytes) -> None:
         """Keeps a part of a body; that of a request on the short way is small, and nobody waits for its parts."""
@@ -135,10 +216,14 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answers a request whose last byte is there."""
+        if self._beside:
+            return
         self._guard.has_read(self)
-        if self._head > MOST_HEAD_BYTES:
+        if self._head > MOST_HEAD_BYTES or self._last is not None:
             return
         super().on_message_complete()
+        if self._ending:
+            self.flow.pause_reading()
         if self._short is not None and self._short[0] is self.cycle:
             self._take()
 
@@ -195,4 +280,4 @@ class Connection(HttpToolsProtocol):
         cycle.on_response()
 
 
-_PHRASES = {status: HTTPStatus(status).phrase.encode() for status in (200, 408, 429, 431, 503, 504)}
+_PHRASES = {status: HTTPStatus(status).phrase.encode() for status in (200, 400, 408, 429, 431, 503, 504)}

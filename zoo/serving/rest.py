@@ -310,6 +310,8 @@ class RestApplication:
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """Reads the request's body, unpacked, and never more of it than the limit."""
         limit, chunks, size, more = self.limits.body_bytes, list[bytes](), 0, True
+        if int(_header(scope, b"content-length") or 0) > limit:
+            raise _too_large(limit)
         while more:
             event = await receive()
             if event["type"] == "http.disconnect":
@@ -317,7 +319,7 @@ class RestApplication:
             chunk, more = event.get("body", b""), event.get("more_body", False)
             size += len(chunk)
             if size > limit:
-                raise StatusError(Code.RESOURCE_EXHAUSTED, f"The request's body is larger than {limit} bytes", http=413)
+                raise _too_large(limit)
             chunks.append(chunk)
         body = b"".join(chunks)
         packed = any(name == b"content-encoding" and b"gzip" in value for name, value in scope["headers"])
@@ -369,6 +371,10 @@ class _Disconnected(Exception):
     """The client went away."""
 
 
+def _too_large(limit: int) -> StatusError:
+    return StatusError(Code.RESOURCE_EXHAUSTED, f"The request's body is larger than {limit} bytes", http=413)
+
+
 def _header(scope: Mapping[str, Any], wanted: bytes) -> str | None:
     """Returns a header's value, or None."""
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), None)
@@ -386,9 +392,12 @@ def _decoded(text: str) -> str:
 
 
 def _version(text: str | None) -> int | None:
-    if text is not None and int(text[:40]) >= 2**63:
+    if text is None:
+        return None
+    digits = text.lstrip("0") or "0"
+    if len(digits) > 19 or int(digits) >= 2**63:
         raise invalid_argument(f"Failed to convert version: {text} to numeric.")
-    return None if text is None else int(text)
+    return int(digits)
 
 
 def _unpack(body: bytes, limit: int) -> bytes:

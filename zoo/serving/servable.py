@@ -139,8 +139,8 @@ class Signature:
         options = CallableOptions(feed=feeds, fetch=[self.outputs[name].tensor for name in names])
         try:
             session = self._servable.session()
-        except ServingError as error:  # the version was damaged after an engine had taken it
-            raise StatusError(error.code, str(error)) from None
+        except ServingError as error:  # its files were damaged, or are gone, after an engine had taken it: no fault of the request
+            raise StatusError(Code.UNAVAILABLE, str(error)) from None
         with self._lock, status_of_errors():
             if names not in self._callables:
                 self._callables[names] = session._make_callable_from_options(options)

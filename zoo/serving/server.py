@@ -290,7 +290,14 @@ def http_server(application: RestApplication, **settings: Any) -> Any:
 
     hot_path = HotPath(application) if application.service.plain else None
     settings["http"] = functools.partial(Connection, application, Guard(application.limits), hot_path)
-    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "lifespan": "off", "proxy_headers": False}
+    quiet: dict[str, Any] = {
+        "log_level": "warning",
+        "access_log": False,
+        "server_header": False,
+        "lifespan": "off",
+        "proxy_headers": False,
+        "ws": "none",
+    }
     return uvicorn.Server(uvicorn.Config(application, **quiet, **settings))
 
 
