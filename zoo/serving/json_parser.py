@@ -130,7 +130,15 @@ def _float(text: str) -> float:
     return number
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_first_of_equal_keys, parse_float=_float)
+def _whole(text: str) -> int | float:
+    return int(text) if len(text) < 20 or -(2**63) <= _integer(text) < 2**64 else _float(text)
+
+
+def _integer(text: str | bytes) -> int:
+    return int(text) if len(text) <= 21 else 2**64
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_first_of_equal_keys, parse_float=_float, parse_int=_whole)
 
 
 class _Parser:
@@ -278,7 +286,3 @@ class _Parser:
         if math.isinf(float(text)):
             self._fail("Number too big to be stored in double.", start)
         return float(text) if double or not -(2**63) <= _integer(text) < 2**64 else int(text)
-
-
-def _integer(text: bytes) -> int:
-    return int(text) if len(text) <= 21 else 2**64
