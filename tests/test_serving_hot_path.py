@@ -224,7 +224,8 @@ def test_too_many_and_too_late(manager: Manager) -> None:
     answers = ask(manager, [slow(300)] * 5, model="several", limits=Limits(timeout_seconds=0.5, threads=1, waiting=2), metrics=metrics)
     timed_out = (504, {"error": "Timed out waiting for notification"})
     waited = (429, {"error": "The request waited longer than 500 ms for its turn."})
-    assert answers == [timed_out, waited, waited, "refused", "refused"]
+    full = (503, {"error": "The request queue is full: 2 requests are waiting."})
+    assert answers == [timed_out, waited, waited, full, full]
     page = metrics.page()
     assert ':tensorflow:serving:request_count{model_name="several",status="DEADLINE_EXCEEDED"} 1' in page
     assert ':tensorflow:serving:request_count{model_name="several",status="RESOURCE_EXHAUSTED"} 2' in page

@@ -420,6 +420,7 @@ def test_a_worker_is_killed_under_load(exported: Path) -> None:
                     counts["gRPC"] += 1
                 except grpc.RpcError as error:
                     failed += 1
+                    time.sleep(0.05)  # as above
                     if failed > 1:
                         refused.append(str(error))
             broken_channels.append(failed)
@@ -555,7 +556,7 @@ def expensive(path: Path) -> Path:
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
     def predict(x: tf.Tensor) -> dict[str, tf.Tensor]:
         matrix = tf.fill([400, 400], x[0] * 1e-3)
-        _, matrix = tf.while_loop(lambda index, _: index < 30, lambda index, found: (index + 1, tf.tanh(found @ found)), (0, matrix))
+        _, matrix = tf.while_loop(lambda index, _: index < 50, lambda index, found: (index + 1, tf.tanh(found @ found)), (0, matrix))
         return {"y": x + tf.reduce_sum(matrix)}
 
     tf.saved_model.save(tf.Module(), str(path), signatures=predict)

@@ -98,6 +98,10 @@ class HotPath:
             answer: Called with the answer's HTTP status and body.
             refuse: Called, in place of `answer`, where the request is not one for the short way.
         """
+        if self.application.full:  # before any work for it: what is refused must not take from what is answered
+            error = self.application.too_many()
+            asyncio.get_running_loop().call_soon(answer, error.http, encode_error(error.message))
+            return
         began = time.perf_counter()
         try:
             number, servable = self.application.service.manager.acquire(*address)
@@ -105,7 +109,7 @@ class HotPath:
             refuse()
             return
         request = self._parser.parse(body, servable)
-        if request is None or self.application.full or not request.signature.is_ready({request.name: request.array}):
+        if request is None or not request.signature.is_ready({request.name: request.array}):
             servable.release()
             refuse()
             return

@@ -268,7 +268,7 @@ class RestApplication:
             return function(*arguments)
 
         if self.full:
-            raise StatusError(Code.UNAVAILABLE, f"The request queue is full: {limits.waiting} requests are waiting.")
+            raise self.too_many()
         future = self.pool.submit(run)
         self.under_way += 1
         loop = asyncio.get_running_loop()
@@ -289,6 +289,10 @@ class RestApplication:
     def full(self) -> bool:
         """Whether no more requests may wait."""
         return self.under_way >= self.limits.threads + self.limits.waiting
+
+    def too_many(self) -> StatusError:
+        """Returns the error of a request that may not wait."""
+        return StatusError(Code.UNAVAILABLE, f"The request queue is full: {self.limits.waiting} requests are waiting.")
 
     def _done(self) -> None:
         self.under_way -= 1
