@@ -37,7 +37,7 @@ test: $(VENV)/installed-test
 	$(PYTEST) $(ARGS)
 
 test-all: $(VENV)/installed-test
-	$(PYTEST) -m 'slow or not slow' $(ARGS)
+	$(PYTEST) -m 'slow or not slow' --hypothesis-profile default $(ARGS)
 
 coverage: $(VENV)/installed-test
 	$(PYTEST) --cov --cov-report term-missing $(ARGS)

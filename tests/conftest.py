@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import hypothesis
 import pytest
 from ready_zoo import ready_zoo
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+# Properties draw the same examples in every run of the suite; `make test-all` draws new ones.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 # What takes longest begins first, so that at the end no processor waits for another; with `--no-loadscope-reorder` it stays so.
 LONGEST = ("docs", "readme", "study", "training", "verification", "workers", "examples", "lab", "docstrings", "evaluation", "serving_playground")

@@ -194,6 +194,13 @@ def test_answers_are_the_full_writers_bytes(data: st.DataObject, outputs: dict[s
         start += size
 
 
+@pytest.mark.parametrize("values", [["inf", "-inf"], ["nan", "1"], ["inf", "0"]])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_not_finite_is_left_to_the_full_writer(values: list[str], dtype: str) -> None:
+    outputs = {"y": numpy.array([values], dtype)}
+    assert encode(outputs, [1], [True]) == [json_codec.encode(outputs, True)]
+
+
 def test_requests_of_both_formats_in_one_batch() -> None:
     outputs = {"y": numpy.array([[1.5, 2.0], [3.0, 4.0], [5.0, 6.0]], "float32")}
     assert encode(outputs, [1, 2], [True, False]) == [b'{"predictions":[[1.5,2.0]]}', b'{"outputs":[[3.0,4.0],[5.0,6.0]]}']

@@ -8,7 +8,6 @@ the body's brackets and commas are held against those that its shape asks for. W
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -171,7 +170,7 @@ def encode_rows(outputs: Mapping[str, numpy.ndarray], sizes: Sequence[int]) -> l
 
 def _numbers(array: numpy.ndarray) -> list[bytes] | None:
     """The rows of an array of numbers as JSON, all written in one step and then cut apart."""
-    if array.dtype.name not in _SIMPLE or (array.dtype.kind == "f" and not math.isfinite(array.sum(dtype="float64"))):
+    if array.dtype.name not in _SIMPLE or (array.dtype.kind == "f" and not numpy.isfinite(array).all()):
         return None
     written = orjson.dumps(numpy.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
     inner = array.ndim - 1
