@@ -13,6 +13,7 @@ A model repository is laid out as TF Serving expects it:
             golden/                 a request and its response for every signature
             tf_serving_warmup_requests   but for these, which it answers before the version takes traffic
             model.tflite, model.onnx     the model for other runtimes, where asked for
+        tf_serving_warmup_requests       the shapes of real requests, where `zoo serve --record-warmup` wrote them down
 
 A version directory is written under a temporary name and renamed when it is complete, so that a server that polls the
 repository never sees a part of one. The same weights give the same bytes, whatever the process did before.
@@ -32,9 +33,9 @@ from typing import TYPE_CHECKING, Any
 from zoo.cards import Card
 from zoo.errors import ExportError, UsageError, closest
 from zoo.factory import load_trained
-from zoo.files import atomic_directory, write_text
+from zoo.files import atomic_directory
 from zoo.formats import write_litert, write_onnx
-from zoo.golden import GOLDEN, WARMUP, golden_exchanges, write_golden_requests, write_warmup_requests
+from zoo.golden import GOLDEN, WARMUP, answerable_records, golden_exchanges, write_golden_requests, write_warmup_requests
 from zoo.signatures import CLASSIFY, CLASSIFY_METHOD, signature_functions
 
 if TYPE_CHECKING:
@@ -144,16 +145,25 @@ def write_models_config(repository: str | Path) -> Path:
     """Writes `models.config` for every model in a repository, for `tensorflow_model_server --model_config_file`.
 
     TF Serving wants absolute paths, and a repository moves. So the paths are those of TF Serving's container image, where
-    the repository is mounted at `/models`; `zoo serve` looks beside the file where such a path does not exist.
+    the repository is mounted at `/models`; `zoo serve` looks beside the file where such a path does not exist. What the file says
+    of a model already, such as its labels, stays.
+
+    Raises:
+        ServingError: There is a file that cannot be parsed.
     """
-    repository = Path(repository)
-    entries = "".join(
-        f'  config {{\n    name: "{name}"\n    base_path: "{MOUNT_POINT}/{name}"\n    model_platform: "tensorflow"\n  }}\n'
-        for name in model_names(repository)
-    )
+    from zoo.serving.repository import PLATFORM, edited_models_config
+
+    path, names = Path(repository) / MODELS_CONFIG, model_names(repository)
     heading = f"# Mount this folder at {MOUNT_POINT}: tensorflow_model_server --model_config_file={MOUNT_POINT}/{MODELS_CONFIG}\n"
-    write_text(repository / MODELS_CONFIG, f"{heading}model_config_list {{\n{entries}}}\n")
-    return repository / MODELS_CONFIG
+    with edited_models_config(path, heading) as config:
+        entries = config.model_config_list.config
+        for index in reversed(range(len(entries))):
+            if entries[index].name not in names and entries[index].base_path == f"{MOUNT_POINT}/{entries[index].name}":
+                del entries[index]  # its folder is gone
+        for name in set(names) - {entry.name for entry in entries}:
+            entries.add(name=name, base_path=f"{MOUNT_POINT}/{name}", model_platform=PLATFORM)
+        entries.sort(key=lambda entry: entry.name)
+    return path
 
 
 def _next_version(base: Path) -> int:
@@ -186,7 +196,7 @@ def _write(model: keras.Model, card: Card, name: str, formats: Sequence[str], di
     (directory / EXTRA).mkdir()
     card.write(directory / EXTRA / "card.json")
     write_golden_requests(exchanges, directory / EXTRA / GOLDEN)
-    write_warmup_requests(exchanges, name, directory / EXTRA / WARMUP)
+    write_warmup_requests(exchanges, name, directory / EXTRA / WARMUP, answerable_records(directory.parent / WARMUP, functions))
     if "litert" in formats:
         write_litert(model, directory / FORMATS["litert"])
     if "onnx" in formats:

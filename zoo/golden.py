@@ -10,12 +10,15 @@ and as the requests by which a server warms a version up before it takes traffic
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
 
 from zoo.signatures import (
     CLASSIFY,
@@ -230,19 +233,61 @@ def _from_json(value: Any) -> Any:
     return [_from_json(item) for item in value] if isinstance(value, list) else value
 
 
-def write_warmup_requests(exchanges: Sequence[Exchange], name: str, path: Path) -> None:
+def write_warmup_requests(exchanges: Sequence[Exchange], name: str, path: Path, learned: Sequence[bytes] = ()) -> None:
     """Writes a request per signature, of one image each, as the TFRecord file by which TF Serving warms a version up.
 
     Args:
         exchanges: Where the requests come from.
         name: The served model's name.
         path: `assets.extra/tf_serving_warmup_requests` of a version.
+        learned: More records, as of `answerable_records`.
     """
     import tensorflow as tf
 
+    records = [_prediction_log(exchange, name).SerializeToString(deterministic=True) for exchange in exchanges]
+    records += [record for record in learned if record not in records]
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for exchange in exchanges:
-            writer.write(_prediction_log(exchange, name).SerializeToString(deterministic=True))
+        for record in records[:MOST_WARMUP_RECORDS]:
+            writer.write(record)
+
+
+def answerable_records(path: Path, functions: Mapping[str, Callable[..., Mapping[str, Any]]]) -> list[bytes]:
+    """Returns the warm-up records of a file that signatures can answer: TF Serving does not load a version that fails at one.
+
+    Args:
+        path: What servers wrote down beside a model's versions; see `zoo.serving.recording`. It need not be there.
+        functions: Signature -> function.
+    """
+    import tensorflow as tf
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    found = []
+    with contextlib.suppress(tf.errors.NotFoundError, tf.errors.DataLossError):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            with contextlib.suppress(DecodeError, KeyError, TypeError, ValueError, tf.errors.OpError):
+                signature, inputs = _logged(PredictionLog.FromString(record))
+                functions[signature](**inputs)
+                found.append(record)
+    return found
+
+
+def _logged(log: Any) -> tuple[str, dict[str, Any]]:
+    """The signature and the inputs of a warm-up record.
+
+    Raises:
+        ValueError: It is neither for predict nor for classify.
+    """
+    import tensorflow as tf
+
+    if log.HasField("predict_log"):
+        request = log.predict_log.request
+        inputs = {alias: tf.io.parse_tensor(proto.SerializeToString(), proto.dtype) for alias, proto in request.inputs.items()}
+    elif log.HasField("classify_log"):
+        request = log.classify_log.request
+        inputs = {"inputs": tf.constant([example.SerializeToString() for example in request.input.example_list.examples])}
+    else:
+        raise ValueError("a record of another kind")
+    return request.model_spec.signature_name or SERVING_DEFAULT, inputs
 
 
 def _prediction_log(exchange: Exchange, name: str) -> Any:

@@ -50,6 +50,9 @@ OWN_FLAGS = (
     "--drain_seconds",
     "--max_connections",
     "--read_timeout_in_ms",
+    "--record-warmup",
+    "--shadow",
+    "--shadow_fraction",
 )
 OWN_SWITCHES = ("--no-playground", "--no-metrics")
 # Flags of TF Serving that say how its C++ works inside: taken, and without effect here.
@@ -98,6 +101,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--drain_seconds", type=float, default=0.0, metavar="S", help="time from SIGTERM, and not being ready, to the end (default: 0)"
     )
     parser.add_argument("--no-metrics", dest="metrics", action="store_false", help="no metrics at /metrics")
+    parser.add_argument(
+        "--record-warmup",
+        type=_records,
+        default=0,
+        metavar="N",
+        help="keep the shapes of up to N different requests to each model, beside its versions, as warm-up requests of the next version",
+    )
+    parser.add_argument(
+        "--shadow",
+        action="append",
+        default=[],
+        metavar="NAME:VERSION",
+        help="give this version a copy of the model's traffic, and show at /shadow how it differs; may be repeated",
+    )
+    parser.add_argument("--shadow_fraction", type=float, default=1.0, metavar="SHARE", help="how much of the traffic is copied (default: 1)")
     parser.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes that share the ports (default: 1)")
     parser.add_argument("--worker", type=_worker, help=argparse.SUPPRESS)  # which of them this process is
     parser.add_argument("--max_connections", type=int, default=10_000, metavar="N", help="clients that may be connected to REST (default: 10000)")
@@ -177,6 +195,12 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _records(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to 1000, received {text!r}")
+    return int(text)
+
+
 def _worker(text: str) -> Worker:
     from zoo.serving.workers import Worker
 
@@ -223,7 +247,7 @@ def _run_workers(arguments: argparse.Namespace, temporary: Path) -> int:
         raise UsageError("--grpc_socket_path is one server's, and --workers are several. Leave one of them out.")
     given = _without(arguments.given, ("--workers", "--port", "--rest_api_port"), arguments.sources)
     if not arguments.model_base_path and not arguments.model_config_file:
-        given.append(str(_repository(arguments.sources, temporary)))
+        given.append(str(_repository(arguments, temporary)))
     command = [sys.executable, "-m", "zoo.cli", "serve", *given]
     return supervise(
         command, arguments.workers, arguments.host, arguments.rest_api_port, arguments.port, lambda line: print(line, end="", flush=True)
@@ -263,12 +287,13 @@ def _finder(arguments: argparse.Namespace, temporary: Path) -> Callable[[], list
         return lambda: read_models_config(arguments.model_config_file)
     if arguments.model_base_path:
         return lambda: [ModelSource(arguments.model_name, arguments.model_base_path)]
-    repository = _repository(arguments.sources, temporary)
+    repository = _repository(arguments, temporary)
     return lambda: find_models(repository)
 
 
-def _repository(sources: Sequence[str], temporary: Path) -> Path:
+def _repository(arguments: argparse.Namespace, temporary: Path) -> Path:
     """Returns the repository that the command line names, or one with exports of the models that it names."""
+    sources: Sequence[str] = arguments.sources
     from zoo.console import load_backend
     from zoo.export import export_model
     from zoo.factory import RUN_CARD
@@ -281,6 +306,9 @@ def _repository(sources: Sequence[str], temporary: Path) -> Path:
         return folders[0]
     if not sources:
         raise ServingError("There is no model repository saved_models here. `zoo export NAME` makes one, and `zoo serve NAME` needs none.")
+    if arguments.record_warmup or arguments.shadow:
+        flag = "--record-warmup" if arguments.record_warmup else "--shadow"
+        raise UsageError(f"{flag} keeps its file beside a model's versions: name a repository. Received: {', '.join(names)}.")
     for name in names:
         if os.sep in name and not Path(name).exists():
             raise ServingError(f"There is no model repository {name}. `zoo export NAME --to {name}` makes one.")
@@ -307,6 +335,7 @@ def _options(arguments: argparse.Namespace) -> ServerOptions:
     from zoo.serving.access_log import AccessLog
     from zoo.serving.security import Tokens
     from zoo.serving.server import ServerOptions
+    from zoo.serving.shadow import Target
 
     threads = {
         name: count
@@ -336,6 +365,9 @@ def _options(arguments: argparse.Namespace) -> ServerOptions:
         tensor_content=arguments.enable_serialization_as_tensor_content,
         check_methods=arguments.enable_signature_method_name_check,
         batching=_batching(arguments),
+        record_warmup=arguments.record_warmup,
+        shadows=[Target.of(text) for text in arguments.shadow],
+        shadow_fraction=arguments.shadow_fraction,
         worker=arguments.worker,
         manager=_manager_options(arguments),
         **threads,
@@ -345,6 +377,7 @@ def _options(arguments: argparse.Namespace) -> ServerOptions:
 def _manager_options(arguments: argparse.Namespace) -> Any:
     from zoo.serving.manager import ManagerOptions
     from zoo.serving.servable import SessionOptions
+    from zoo.serving.shadow import Target
 
     both = arguments.tensorflow_session_parallelism
     polls = arguments.model_config_file_poll_wait_seconds if arguments.model_config_file else arguments.file_system_poll_wait_seconds
@@ -357,6 +390,7 @@ def _manager_options(arguments: argparse.Namespace) -> Any:
         warmup_iterations=arguments.num_request_iterations_for_warmup,
         labels_for_unavailable=arguments.allow_version_labels_for_unavailable_models,
         engine=arguments.engine,
+        shadows={target.model: target.version for target in map(Target.of, arguments.shadow)},
         session=SessionOptions(
             tags=tuple(arguments.saved_model_tags.split(",")),
             intra_op_threads=arguments.tensorflow_intra_op_parallelism or both or None,
@@ -408,6 +442,9 @@ def _announce(manager: Manager, addresses: Addresses, playground: bool) -> None:
     names = [source.name for source in manager.sources if manager.loaded(source.name)]
     for name in names:
         print(f"{name}: version {_versions(manager.loaded(name))}")
+    for name, version in manager.options.shadows.items():
+        state = "gets a copy of its traffic" if version in manager.loaded(name) else "is not there yet"
+        print(f"{name}: version {version} {state}; how it differs: GET /shadow")
     if addresses.rest:
         loaded = manager.loaded(names[0])
         print(f"try:  {_example(loaded[max(loaded)], f'{addresses.rest}/v1/models/{names[0]}')}")
@@ -492,6 +529,6 @@ def _tf_serving_arguments(arguments: argparse.Namespace, temporary: Path) -> lis
         from zoo.export import MODELS_CONFIG
         from zoo.serving.repository import find_models, write_config
 
-        repository = _repository(arguments.sources, temporary)
+        repository = _repository(arguments, temporary)
         flags.append(f"--model_config_file={write_config(temporary / MODELS_CONFIG, find_models(repository))}")
     return flags

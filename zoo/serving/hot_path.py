@@ -24,6 +24,7 @@ from zoo.serving.array_json import Parser, Request, encode
 from zoo.serving.engines import RUNTIME_NAMES
 from zoo.serving.json_codec import encode_error
 from zoo.serving.metrics import Facts
+from zoo.serving.observation import Run
 from zoo.serving.rest import TIMED_OUT, WAITED_TOO_LONG, Address
 from zoo.serving.status import Code, StatusError
 
@@ -85,6 +86,7 @@ class HotPath:
 
     def __init__(self, application: RestApplication) -> None:
         self.application, self._limits, self._metrics = application, application.limits, application.metrics
+        self._observers = application.service.observers
         self._threads = min(os.cpu_count() or 1, application.limits.threads)
         self._parser = Parser()
         self._queues: WeakKeyDictionary[Signature, _Queue] = WeakKeyDictionary()
@@ -193,6 +195,8 @@ class HotPath:
                 waiting.answer(200, answers[index])
         if answers is not None and self._metrics is not None:
             self._record(self._metrics, batch, seconds)
+        if answers is not None and self._observers:
+            self._show(batch, outputs, seconds)
 
     def _record(self, metrics: Metrics, batch: list[_Waiting], seconds: float) -> None:
         first, now = batch[0], time.perf_counter()
@@ -201,6 +205,15 @@ class HotPath:
         facts = Facts(first.address.model, first.version, first.request.signature.name, engine)
         for waiting in batch:
             metrics.request(facts, "Predict", "REST", Code.OK.name, now - waiting.began)
+
+    def _show(self, batch: list[_Waiting], outputs: dict[str, numpy.ndarray] | None, seconds: float) -> None:
+        first = batch[0]
+        run = Run(
+            *(first.address.model, first.version, "Predict", first.request.signature),
+            *({first.request.name: _joined(batch)}, outputs, seconds, [len(waiting.request.array) for waiting in batch]),
+        )
+        for observer in self._observers:
+            observer.observe(run)
 
     def _expire(self, queue: _Queue) -> None:
         """Answers what has waited too long for its turn."""
@@ -235,13 +248,17 @@ def _batch(waiting: deque[_Waiting]) -> list[_Waiting]:
     return batch
 
 
+def _joined(batch: Sequence[_Waiting]) -> numpy.ndarray:
+    arrays = [waiting.request.array for waiting in batch]
+    return arrays[0] if len(arrays) == 1 else numpy.concatenate(arrays)
+
+
 def _outcome(batch: Sequence[_Waiting]) -> tuple[dict[str, numpy.ndarray] | None, float]:
     """Runs a batch, and returns its outputs, or None where it failed, and the seconds that it took."""
     request = batch[0].request
-    arrays = [waiting.request.array for waiting in batch]
     began = time.perf_counter()
     try:
-        outputs = request.signature.run({request.name: arrays[0] if len(arrays) == 1 else numpy.concatenate(arrays)})
+        outputs = request.signature.run({request.name: _joined(batch)})
     except Exception:  # each request has its own, when it is answered the long way
         return None, 0.0
     return outputs, time.perf_counter() - began

@@ -7,12 +7,13 @@ serving, and the failure is reported with the version's state. A version that is
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from zoo.serving.engines import AUTO, require
 from zoo.serving.repository import ModelSource
 from zoo.serving.servable import Servable, SessionOptions
 from zoo.serving.status import Code, StatusError, failed_precondition, invalid_argument, not_found
-from zoo.serving.warmup import warm_up
+from zoo.serving.warmup import warm_up, warm_up_by_learned
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class ManagerOptions:
         labels_for_unavailable: Whether a new label may name a version that is not loaded.
         session: How sessions run.
         engine: What answers: `tf`, `litert`, `onnx` or, by measurement, `auto`; see `zoo.serving.engines`.
+        shadows: Model -> a version that is loaded beside those that its policy serves. As long as no label names it, it answers those
+            requests alone that ask for it by its number.
     """
 
     poll_seconds: float = 1.0
@@ -62,6 +65,7 @@ class ManagerOptions:
     labels_for_unavailable: bool = False
     session: SessionOptions = field(default_factory=SessionOptions)
     engine: str = AUTO
+    shadows: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -107,6 +111,7 @@ class Manager:
         self._sources: dict[str, ModelSource] = {}
         self._versions: dict[str, dict[int, Version]] = {}
         self._labels: dict[str, dict[str, int]] = {}
+        self._hidden: dict[str, int] = {}  # the shadows that no label names
         self._serving: dict[str, dict[int, Servable]] = {}  # never changed, only replaced: requests read it without a lock
         self._lock = threading.RLock()  # held while versions are loaded and unloaded
         self._publishing = threading.Lock()
@@ -167,13 +172,18 @@ class Manager:
                 raise invalid_argument(f"Unrecognized servable version label: {label}")
         while True:
             loaded = self._serving.get(name)
-            number = version if version is not None else max(loaded, default=None) if loaded else None
+            number = version if version is not None else self._latest(name, loaded) if loaded else None
             if not loaded or number not in loaded:
                 wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
                 raise not_found(f"Servable not found for request: {wanted}")
             assert number is not None
             if loaded[number].acquire():  # else it was unloaded between the two lines, and another is there
                 return number, loaded[number]
+
+    def _latest(self, name: str, loaded: Mapping[int, Servable]) -> int | None:
+        """The version that answers where a request names none."""
+        hidden = self._hidden.get(name) if self._hidden else None
+        return max(loaded, default=None) if hidden is None else max((number for number in loaded if number != hidden), default=None)
 
     def statuses(self, name: str, version: int | None = None) -> dict[int, Version]:
         """Returns the states of a model's versions, or of one of them, the newest first.
@@ -200,6 +210,7 @@ class Manager:
             labels = {source.name: self._checked_labels(source) for source in sources}
             new = [source for source in sources if source.name not in self._sources]
             self._labels, self._sources = labels, {source.name: source for source in sources}
+            self._hidden = {name: version for name, version in self.options.shadows.items() if version not in labels.get(name, {}).values()}
             if first:
                 with ThreadPoolExecutor(os.cpu_count()) as pool:  # nothing is served yet, so all processors may load
                     list(pool.map(self._reconcile, sources))
@@ -261,11 +272,23 @@ class Manager:
         try:
             sources = list(self._refresh())
             if sources != self._found:
-                self.reload(sources)
+                try:
+                    self.reload(sources)
+                except StatusError as error:
+                    if error.code is Code.FAILED_PRECONDITION:  # a label is ahead of its version, which may be there at the next look
+                        self.reload([self._in_between(source) for source in sources])
+                    raise
                 self._found = sources
             self._said.pop("config", None)
         except (ServingError, StatusError) as error:
             self._say("config", f"Reading the models' configuration again failed: {error}")
+
+    def _in_between(self, source: ModelSource) -> ModelSource:
+        """A model as it should be, but with the labels that it has, and with the versions that it has beside those that it should have."""
+        if self._labels.get(source.name, {}) == source.labels:
+            return source
+        versions = {*(source.aspired() or ()), *self._serving.get(source.name, ())}
+        return dataclasses.replace(source, policy="specific", chosen=tuple(sorted(versions)), labels=self._labels.get(source.name, {}))
 
     def _say(self, about: str, message: str) -> None:
         """Reports something that may be found again at the next look, once."""
@@ -274,7 +297,7 @@ class Manager:
             logger.warning("%s", message)
 
     def _reconcile(self, source: ModelSource) -> None:
-        aspired = source.aspired()
+        aspired = source.aspired(self._hidden.get(source.name))
         if aspired is None:
             self._say(source.name, f"Could not find base path {source.base_path} for servable {source.name}")
             return
@@ -310,6 +333,7 @@ class Manager:
             servable = Servable(path, self.options.session, self.options.engine)
             if self.options.warmup:
                 warm_up(servable, self.options.warmup_iterations)
+                warm_up_by_learned(servable)
         except (ServingError, StatusError) as error:
             if servable is not None:
                 servable.close()

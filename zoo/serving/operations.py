@@ -6,6 +6,7 @@
 | `GET /readyz` | 200 when every model has a version that answers, and the server is not about to stop; else 503 and why |
 | `GET /models` | the models: versions, states, labels, engines, inputs, outputs, classes, cards |
 | `GET /openapi.json` | the REST interface of these models, in OpenAPI's words |
+| `GET /shadow` | how the versions that get a copy of the traffic differ from those that answer |
 | `GET /metrics` | counts and times by model, version, signature and engine, in Prometheus's format |
 
 The first two need no token, and are answered when no other request may wait.
@@ -23,6 +24,7 @@ from zoo.serving.openapi import document
 
 if TYPE_CHECKING:
     from zoo.serving.manager import Manager
+    from zoo.serving.shadow import Shadow
 
 Headers = list[tuple[bytes, bytes]]
 Response = tuple[int, Headers, bytes]
@@ -51,10 +53,17 @@ class Operations:
         manager: The models.
         metrics: Returns the page of `/metrics`, or None where there is none.
         with_tokens: Whether requests need a token, for the description of the interface.
+        shadow: What copies requests, or None.
     """
 
-    def __init__(self, manager: Manager, metrics: Callable[[], Awaitable[str]] | None = None, with_tokens: bool = False) -> None:
-        self.draining = False
+    def __init__(
+        self,
+        manager: Manager,
+        metrics: Callable[[], Awaitable[str]] | None = None,
+        with_tokens: bool = False,
+        shadow: Shadow | None = None,
+    ) -> None:
+        self.draining, self._shadow = False, shadow
         self._manager, self._metrics, self._with_tokens = manager, metrics, with_tokens
         self._catalogue = Catalogue(manager)
 
@@ -78,6 +87,8 @@ class Operations:
             return unless_known(scope, headers_of(".json"), await in_thread(self.models))
         if path == "/openapi.json":
             return unless_known(scope, headers_of(".json"), await in_thread(self.openapi))
+        if path == "/shadow":
+            return 200, headers_of(".json"), await in_thread(self.shadow)
         if path == "/metrics" and self._metrics is not None:
             return 200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], (await self._metrics()).encode()
         return None
@@ -97,6 +108,10 @@ class Operations:
     def models(self) -> bytes:
         """Returns the served models as JSON."""
         return json.dumps({"models": self._catalogue.models()}).encode()
+
+    def shadow(self) -> bytes:
+        """Returns how shadows differ as JSON; an empty list where there are none."""
+        return json.dumps({"shadows": [] if self._shadow is None else self._shadow.report()}).encode()
 
     def openapi(self) -> bytes:
         """Returns the description of the REST interface as JSON."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,19 +38,25 @@ class ModelSource:
     chosen: tuple[int, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict)
 
-    def aspired(self) -> dict[int, Path] | None:
+    def aspired(self, shadow: int | None = None) -> dict[int, Path] | None:
         """Returns the versions that there are and that the policy serves, ascending, with their folders.
 
         None where the base folder itself is missing: that is no reason to unload anything.
+
+        Args:
+            shadow: A version that is wanted in any case, and that the policy does not count.
         """
         try:
             children = [child for child in self.base_path.iterdir() if child.name.isascii() and child.name.isdecimal() and child.is_dir()]
         except OSError:
             return None
         found = {int(child.name): child for child in sorted(children, key=lambda child: (int(child.name), child.name))}
+        others = {version: path for version, path in found.items() if version != shadow}
         if self.policy == "specific":
-            return {version: path for version, path in found.items() if version in self.chosen}
-        return found if self.policy == "all" else dict(list(found.items())[-max(self.count, 1) :])
+            others = {version: path for version, path in others.items() if version in self.chosen}
+        elif self.policy == "latest":
+            others = dict(list(others.items())[-max(self.count, 1) :])
+        return {version: path for version, path in found.items() if version in others or version == shadow}
 
     def missing(self) -> str:
         """Returns what to say where no version is found."""
@@ -106,6 +114,31 @@ def read_text_message(path: str | Path, empty: Any) -> Any:
         raise ServingError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (text_format.ParseError, ValueError) as error:
         raise ServingError(f"Error parsing text-format {empty.DESCRIPTOR.full_name}: {path}: {error}", Code.INVALID_ARGUMENT) from None
+
+
+@contextlib.contextmanager
+def edited_models_config(path: Path, heading: str = "") -> Iterator[Any]:
+    """Yields the ModelServerConfig of a file, and writes it back, atomically, when the block ends without an error.
+
+    The comments at the file's beginning stay. A file that holds the same already is left as it is.
+
+    Args:
+        path: A `models.config`, which need not be there yet.
+        heading: The comments of a new file.
+
+    Raises:
+        ServingError: The file cannot be read or parsed.
+    """
+    from google.protobuf import text_format
+
+    text = path.read_text(encoding="utf-8") if path.is_file() else heading
+    config = read_text_message(path, message("ModelServerConfig")()) if path.is_file() else message("ModelServerConfig")()
+    before = config.SerializeToString(deterministic=True)
+    yield config
+    if config.SerializeToString(deterministic=True) == before and path.is_file():
+        return
+    comments = "".join(itertools.takewhile(lambda line: not line.strip() or line.startswith("#"), text.splitlines(keepends=True)))
+    write_text(path, comments + text_format.MessageToString(config))
 
 
 def write_config(path: Path, sources: Sequence[ModelSource]) -> Path:

@@ -339,14 +339,15 @@ class RestApplication:
             if not signature.inputs:
                 raise invalid_argument(f"Failed to get input map for signature: {wanted or 'DEFAULT'}")
             arrays, rows = json_codec.decode(document, signature.inputs, body)
-            outputs = inference.predict_arrays(servable, wanted, arrays, options=self.service.options(name, "Predict"))
+            outputs = inference.predict_arrays(servable, wanted, arrays, options=self.service.options(name, number, "Predict"))
             facts = Facts(name, number, signature.name, signature.engine(arrays))
         return json_codec.encode(outputs, rows), facts
 
     def _classify(self, name: str, version: int | None, label: str | None, body: bytes) -> tuple[bytes, Facts]:
         document = json_parser.parse(body)
-        wanted, examples, options = json_codec.signature_name(document), json_codec.decode_examples(document), self.service.options(name, "Classify")
+        wanted, examples = json_codec.signature_name(document), json_codec.decode_examples(document)
         with self.service.manager.lease(name, version, label) as (number, servable):
+            options = self.service.options(name, number, "Classify")
             signature = inference.classification_signature(servable, wanted, options)
             rows = inference.rows_of_classes(*inference.classify_examples(signature, examples, options))
         results = [[[json_codec.text(label), json_codec.shortest(score)] for label, score in row] for row in rows]
@@ -354,8 +355,9 @@ class RestApplication:
 
     def _regress(self, name: str, version: int | None, label: str | None, body: bytes) -> tuple[bytes, Facts]:
         document = json_parser.parse(body)
-        wanted, examples, options = json_codec.signature_name(document), json_codec.decode_examples(document), self.service.options(name, "Regress")
+        wanted, examples = json_codec.signature_name(document), json_codec.decode_examples(document)
         with self.service.manager.lease(name, version, label) as (number, servable):
+            options = self.service.options(name, number, "Regress")
             signature = inference.regression_signature(servable, wanted, options)
             values = inference.regress_examples(signature, examples, options)
         return json_codec.encode_results([json_codec.shortest(value) for value in values]), Facts(name, number, signature.name, TF)

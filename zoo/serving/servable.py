@@ -53,12 +53,13 @@ class Signature:
     """A function of a servable: named inputs to named outputs.
 
     Attributes:
+        servable: The version that it is of.
         name: Its name.
         definition: Its SignatureDef.
     """
 
     def __init__(self, servable: Servable, name: str, definition: Any) -> None:
-        self._servable, self.name, self.definition = servable, name, definition
+        self.servable, self.name, self.definition = servable, name, definition
         self._callables: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
         self._feeds = sorted(self.inputs, key=lambda alias: self.inputs[alias].tensor)
@@ -75,17 +76,17 @@ class Signature:
 
     def engine(self, arrays: Mapping[str, numpy.ndarray]) -> str:
         """Returns the engine that a request goes to: `tf`, `litert` or `onnx`."""
-        answers = self._servable.answers
+        answers = self.servable.answers
         runtime = None if answers is None else answers.runtime(self.name, arrays)
         return TF if runtime is None else runtime.name
 
     def is_ready(self, arrays: Mapping[str, numpy.ndarray]) -> bool:
         """Whether a request can be answered without loading the session first."""
-        return self._servable.has_session or self.engine(arrays) != TF
+        return self.servable.has_session or self.engine(arrays) != TF
 
     def joins(self, array: numpy.ndarray) -> bool:
         """Whether a request with this input may run together with others: it holds one or more rows, which are answered one by one."""
-        return self.name in self._servable.row_wise and array.ndim == self._rank and array.shape[1:] == self._row and len(array) > 0
+        return self.name in self.servable.row_wise and array.ndim == self._rank and array.shape[1:] == self._row and len(array) > 0
 
     @cached_property
     def _row(self) -> tuple[int, ...]:
@@ -109,7 +110,7 @@ class Signature:
         Raises:
             StatusError: A type does not fit, or an operation fails, as when a shape does not fit.
         """
-        names, answers = tuple(outputs) or tuple(self.outputs), self._servable.answers
+        names, answers = tuple(outputs) or tuple(self.outputs), self.servable.answers
         if answers is not None and (found := answers.run(self.name, arrays, names)) is not None:
             return found
         return self.run_in_session(arrays, names)
@@ -124,7 +125,7 @@ class Signature:
             info, array = self.inputs[alias], arrays[alias]
             if (expected := info.type) is not (given := type_of(array)) and expected.dtype is not None:
                 raise invalid_argument(f"Expects arg[{index}] to be {expected.name} but {given.name} is provided")
-            if self._servable.aborts and array.ndim < len(info.shape or ()):
+            if self.servable.aborts and array.ndim < len(info.shape or ()):
                 raise invalid_argument(f"Expects {alias} to have {len(info.shape or ())} dimensions but its shape is {list(array.shape)}")
         function = self._callables.get(names) or self._callable(names)
         with status_of_errors():
@@ -138,7 +139,7 @@ class Signature:
         feeds = [self.inputs[alias].tensor for alias in self._feeds]
         options = CallableOptions(feed=feeds, fetch=[self.outputs[name].tensor for name in names])
         try:
-            session = self._servable.session()
+            session = self.servable.session()
         except ServingError as error:  # its files were damaged, or are gone, after an engine had taken it: no fault of the request
             raise StatusError(Code.UNAVAILABLE, str(error)) from None
         with self._lock, status_of_errors():

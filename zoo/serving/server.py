@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from zoo.serving.batching import BatchingParameters
     from zoo.serving.manager import Manager, ManagerOptions
     from zoo.serving.metrics import Metrics
+    from zoo.serving.observation import Observer
     from zoo.serving.operations import Operations
     from zoo.serving.rest import RestApplication
     from zoo.serving.security import Tls, Tokens
     from zoo.serving.service import Service
+    from zoo.serving.shadow import Shadow, Target
     from zoo.serving.workers import Worker
 
 READY = "listening on "
@@ -72,6 +74,9 @@ class ServerOptions:
         tensor_content: Whether gRPC answers carry tensors as raw bytes and not in typed fields.
         check_methods: Whether a signature's method has to be the one that is called.
         batching: How requests are joined, or None.
+        record_warmup: How many shapes of requests are kept for each model, for the next version's warm-up; 0 for none.
+        shadows: The versions that get a copy of the traffic.
+        shadow_fraction: How much of it.
         worker: Which of several processes this one is, or None.
         manager: How versions are looked for and loaded.
     """
@@ -100,6 +105,9 @@ class ServerOptions:
     tensor_content: bool = False
     check_methods: bool = False
     batching: BatchingParameters | None = None
+    record_warmup: int = 0
+    shadows: Sequence[Target] = ()
+    shadow_fraction: float = 1.0
     worker: Worker | None = None
     manager: ManagerOptions | None = None
 
@@ -155,9 +163,10 @@ def serve(
             stack.callback(options.access_log.close)
         listener = None if options.rest_port is None else stack.enter_context(bind(options.host, options.rest_port, options.worker is not None))
         manager = _load(sources, options, refresh, wait, stack)
-        service, metrics = _service(manager, options, stack)
+        shadow = _shadow(manager, options, stack)
+        service, metrics = _service(manager, options, shadow, stack)
         grpc, grpc_port = _start_grpc(service, metrics, options, stack)
-        operations = _operations(manager, metrics, options)
+        operations = _operations(manager, metrics, options, shadow)
         rest = None if listener is None else _rest_server(service, metrics, options, operations, listener, stack)
         rest_port = None if listener is None else listener.getsockname()[1]
         addresses = Addresses(
@@ -208,10 +217,21 @@ def _load(
     return manager
 
 
-def _service(manager: Manager, options: ServerOptions, stack: contextlib.ExitStack) -> tuple[Service, Metrics | None]:
+def _shadow(manager: Manager, options: ServerOptions, stack: contextlib.ExitStack) -> Shadow | None:
+    from zoo.serving.shadow import Shadow
+
+    if not options.shadows:
+        return None
+    shadow = Shadow(manager, options.shadows, options.shadow_fraction, 0 if options.worker is None else options.worker.number)
+    stack.callback(shadow.close)
+    return shadow
+
+
+def _service(manager: Manager, options: ServerOptions, shadow: Shadow | None, stack: contextlib.ExitStack) -> tuple[Service, Metrics | None]:
     from zoo.serving.batching import Batcher
     from zoo.serving.inference import Options, run_directly
     from zoo.serving.metrics import Metrics
+    from zoo.serving.recording import Recorder
     from zoo.serving.service import Service
 
     metrics = Metrics() if options.metrics or options.metrics_path is not None else None
@@ -220,7 +240,15 @@ def _service(manager: Manager, options: ServerOptions, stack: contextlib.ExitSta
         batcher = Batcher(options.batching)
         stack.callback(batcher.close)
         run = batcher.run
-    return Service(manager, Options(run, options.tensor_content, options.check_methods), metrics, alone=options.worker is None), metrics
+    observers: list[Observer] = [] if shadow is None else [shadow]
+    if options.record_warmup:
+        recorder = Recorder(options.record_warmup)
+        stack.callback(recorder.close)
+        observers.append(recorder)
+    service = Service(
+        manager, Options(run, options.tensor_content, options.check_methods), metrics, alone=options.worker is None, observers=observers
+    )
+    return service, metrics
 
 
 def _start_grpc(service: Service, metrics: Metrics | None, options: ServerOptions, stack: contextlib.ExitStack) -> tuple[Any, int | None]:
@@ -315,7 +343,7 @@ def _pages(manager: Manager, metrics: Metrics | None) -> dict[str, Callable[[], 
     return {"tf": metrics.page, "own": own}
 
 
-def _operations(manager: Manager, metrics: Metrics | None, options: ServerOptions) -> Operations:
+def _operations(manager: Manager, metrics: Metrics | None, options: ServerOptions, shadow: Shadow | None) -> Operations:
     from zoo.serving.operations import Operations
 
     pages = _pages(manager, metrics)
@@ -324,7 +352,7 @@ def _operations(manager: Manager, metrics: Metrics | None, options: ServerOption
         own = pages["own"]()
         return own if options.worker is None else await options.worker.page("own", own)
 
-    return Operations(manager, page if options.metrics and pages else None, options.tokens is not None)
+    return Operations(manager, page if options.metrics and pages else None, options.tokens is not None, shadow)
 
 
 class _Running:

@@ -12,6 +12,7 @@ from zoo.serving.engines import RUNTIME_NAMES
 from zoo.serving.inference import DEFAULTS, SIGNATURE_FIELD, Options
 from zoo.serving.manager import Manager, Version
 from zoo.serving.messages import message
+from zoo.serving.observation import Run
 from zoo.serving.repository import sources_of
 from zoo.serving.status import Code, StatusError, failed_precondition, invalid_argument
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from zoo.serving.metrics import Metrics
+    from zoo.serving.observation import Observer
     from zoo.serving.servable import Servable, Signature
 
 
@@ -31,50 +33,68 @@ class Service:
         options: How requests are answered.
         metrics: Where the engines' time is recorded, or None.
         alone: Whether no other process serves the same models.
+        observers: Who learns of every run of a signature.
+
+    Attributes:
+        manager: The same.
+        observers: The same.
     """
 
-    def __init__(self, manager: Manager, options: Options = DEFAULTS, metrics: Metrics | None = None, alone: bool = True) -> None:
-        self.manager, self._options, self._metrics, self._alone = manager, options, metrics, alone
+    def __init__(
+        self,
+        manager: Manager,
+        options: Options = DEFAULTS,
+        metrics: Metrics | None = None,
+        alone: bool = True,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.manager, self._options, self._metrics, self._alone, self.observers = manager, options, metrics, alone, tuple(observers)
 
     @property
     def plain(self) -> bool:
         """Whether nothing but the model stands between a predict request and its answer."""
         return self._options.run is inference.run_directly and not self._options.check_methods
 
-    def options(self, model: str, api: str) -> Options:
-        """Returns how a request is answered: as the server was told, and with a clock where there are metrics."""
-        if self._metrics is None:
+    def options(self, model: str, version: int, api: str) -> Options:
+        """Returns how a request is answered: as the server was told, with a clock where there are metrics, and before observers."""
+        if self._metrics is None and not self.observers:
             return self._options
         metrics, run = self._metrics, self._options.run
 
-        def timed(signature: Signature, arrays: Mapping[str, Any], outputs: Sequence[str]) -> Any:
-            began = time.perf_counter()
-            found = run(signature, arrays, outputs)
-            metrics.runtime(model, api, RUNTIME_NAMES[signature.engine(arrays)], time.perf_counter() - began)
-            return found
+        def observed(signature: Signature, arrays: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+            found, began = None, time.perf_counter()
+            try:
+                found = run(signature, arrays, outputs)
+                return found
+            finally:
+                seconds = time.perf_counter() - began
+                if metrics is not None and found is not None:
+                    metrics.runtime(model, api, RUNTIME_NAMES[signature.engine(arrays)], seconds)
+                for observer in self.observers:
+                    observer.observe(Run(model, version, api, signature, arrays, found, seconds))
 
-        return dataclasses.replace(self._options, run=timed)
+        return dataclasses.replace(self._options, run=observed)
 
     def predict(self, request: Any) -> Any:
         """Answers a PredictRequest."""
         with self._lease(request) as (version, servable):
-            return inference.predict(servable, version, request, self.options(request.model_spec.name, "Predict"))
+            return inference.predict(servable, version, request, self.options(request.model_spec.name, version, "Predict"))
 
     def classify(self, request: Any) -> Any:
         """Answers a ClassificationRequest."""
         with self._lease(request) as (version, servable):
-            return inference.classify(servable, version, request, self.options(request.model_spec.name, "Classify"))
+            return inference.classify(servable, version, request, self.options(request.model_spec.name, version, "Classify"))
 
     def regress(self, request: Any) -> Any:
         """Answers a RegressionRequest."""
         with self._lease(request) as (version, servable):
-            return inference.regress(servable, version, request, self.options(request.model_spec.name, "Regress"))
+            return inference.regress(servable, version, request, self.options(request.model_spec.name, version, "Regress"))
 
     def multi_inference(self, request: Any) -> Any:
         """Answers a MultiInferenceRequest; its first task names the version."""
         spec = request.tasks[0].model_spec if request.tasks else None
         with self._lease_spec(spec) as (version, servable):
-            return inference.multi_inference(servable, version, request, self.options(request.tasks[0].model_spec.name, "MultiInference"))
+            return inference.multi_inference(servable, version, request, self.options(request.tasks[0].model_spec.name, version, "MultiInference"))
 
     def metadata(self, request: Any) -> Any:
         """Answers a GetModelMetadataRequest."""

@@ -1,11 +1,11 @@
-"""TFRecord files, read without TensorFlow."""
+"""TFRecord files, read and written without TensorFlow."""
 
 from __future__ import annotations
 
 import errno
 import functools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy
@@ -38,6 +38,20 @@ def read_records(path: Path) -> Iterator[bytes]:
             raise StatusError(Code.DATA_LOSS, f"corrupted record at {data}")
         yield bytes(content[data:end])
         start = end + 4
+
+
+def write_records(path: Path, records: Iterable[bytes]) -> None:
+    """Writes a TFRecord file.
+
+    Example:
+        >>> write_records(Path("/tmp/example.tfrecord"), [b"one", b"two"])
+        >>> list(read_records(Path("/tmp/example.tfrecord")))
+        [b'one', b'two']
+    """
+    with path.open("wb") as file:
+        for record in records:
+            size = struct.pack("<Q", len(record))
+            file.write(size + struct.pack("<I", masked_crc32c(size)) + record + struct.pack("<I", masked_crc32c(record)))
 
 
 def masked_crc32c(data: bytes | memoryview) -> int:

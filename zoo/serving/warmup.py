@@ -1,8 +1,9 @@
-"""Warm-up: the requests that a version brings along are answered before it takes traffic."""
+"""Warm-up: the requests that a version brings along, or that servers wrote down, are answered before it takes traffic."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from zoo.serving.servable import Servable, Signature
 
+logger = logging.getLogger(__name__)
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MAXIMUM_RECORDS = 1000
 
@@ -60,6 +62,46 @@ def warm_up(servable: Servable, iterations: int = 1) -> int:
             raise
         raise StatusError(Code.DATA_LOSS, f"{error.message}. Please verify your warmup data is in TFRecord format.") from None
     return count
+
+
+def warm_up_by_learned(servable: Servable) -> int:
+    """Replays the requests that servers wrote down beside a servable's versions; see `zoo.serving.recording`.
+
+    They were other versions' requests. One that this version cannot answer is passed over.
+
+    Args:
+        servable: A loaded version.
+
+    Returns:
+        The number of requests that were answered.
+    """
+    from google.protobuf.message import DecodeError
+
+    path, count = servable.path.parent / FILE.name, 0
+    if not path.is_file():
+        return 0
+    try:
+        for record in read_records(path):
+            count += answers(servable, message("PredictionLog").FromString(record))
+    except (StatusError, DecodeError) as error:
+        logger.warning("%s is passed over: %s", path, error)
+    return count
+
+
+def answers(servable: Servable, log: Any) -> bool:
+    """Whether a servable answers a request; so it does where the session is not loaded, and the request fits its signatures.
+
+    Args:
+        servable: A loaded version.
+        log: A PredictionLog.
+    """
+    try:
+        _replay(servable, log)
+    except _LeftOut:
+        return True
+    except StatusError:
+        return False
+    return True
 
 
 class _LeftOut(Exception):
