@@ -7,7 +7,7 @@ import functools
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from zoo.serving.grpc_server import Observers, start_grpc
 from zoo.serving.inference import Options
 from zoo.serving.manager import Manager, ManagerOptions
 from zoo.serving.metrics import Metrics
+from zoo.serving.observation import Observer
 from zoo.serving.operations import Operations
 from zoo.serving.playground import Playground
 from zoo.serving.repository import ModelSource, find_models
@@ -252,12 +253,14 @@ def serving(
     limits: Limits | None = None,
     grpc_limits: tuple[int, int] = (8, 1000),
     playground: bool = False,
+    observers: Callable[[Manager], Sequence[Observer]] = lambda _: (),
     **rest: Any,
 ) -> Iterator[Running]:
     """Serves models over REST and gRPC, in threads of this process."""
     metrics: Metrics | None = rest.get("metrics")
     manager = Manager(sources, manager_options)
-    service = Service(manager, options or Options(), metrics)
+    watching = observers(manager)
+    service = Service(manager, options or Options(), metrics, observers=watching)
     application = RestApplication(
         service,
         limits or Limits(body_bytes=300_000),
@@ -282,6 +285,8 @@ def serving(
         thread.join()
         grpc_server.stop(5).wait()
         application.close()
+        for observer in watching:
+            observer.close()
         manager.close()
         listener.close()
 

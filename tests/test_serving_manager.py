@@ -156,9 +156,13 @@ def test_labels(tmp_path: Path, exported: Callable[[Path, int], Path]) -> None:
         exported(tmp_path, version)
     source = ModelSource("half", tmp_path, "all")
     labelled = dataclasses.replace(source, labels={"stable": 1})
-    with pytest.raises(StatusError, match="Request to assign label to version 1 of model half, which is not currently available for inference"):
-        Manager([labelled], dataclasses.replace(LOOK_BY_HAND, labels_for_unavailable=False))
-    manager = Manager([source], dataclasses.replace(LOOK_BY_HAND, labels_for_unavailable=False))
+    strict = dataclasses.replace(LOOK_BY_HAND, labels_for_unavailable=False)
+    with pytest.raises(StatusError, match="Request to assign label to version 3 of model half, which is not currently available for inference"):
+        Manager([dataclasses.replace(source, labels={"stable": 3})], strict)
+    manager = Manager([labelled], strict)
+    assert answer(manager, label="stable") == 1, "labels hold from the start"
+    manager.close()
+    manager = Manager([source], strict)
     manager.reload([labelled])
     assert answer(manager, label="stable") == 1
     manager.reload([dataclasses.replace(source, labels={"stable": 2, "old": 1})])

@@ -255,7 +255,7 @@ def test_what_keeps_it_from_starting(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "bad" / "1").mkdir(parents=True)
     (tmp_path / "models.config").write_text("model_config_list { config { name: 'bad' base_path: '/models/bad' model_platform: 'tensorflow' } }")
     assert re.search(r"zoo: No model could be loaded\. .*bad/1 cannot be loaded", fails(str(tmp_path)))
-    label = "Request to assign label to version [127] of model half_plus_two, which is not currently available for inference"
+    label = "Request to assign label to version 7 of model half_plus_two, which is not currently available for inference"
     assert re.fullmatch(rf"zoo: Failed to start server\. Error: FAILED_PRECONDITION: {label}", fails(str(repository())))
     (tmp_path / "models.config").write_text("model_config_list {")
     assert fails(str(tmp_path)).startswith("zoo: Error parsing text-format tensorflow.serving.ModelServerConfig: ")

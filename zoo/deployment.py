@@ -261,6 +261,7 @@ def _arguments(config: str) -> list[str]:
         f"--rest_api_port={REST_PORT}",
         f"--model_config_file={config}",
         "--model_config_file_poll_wait_seconds=60",
+        "--allow_version_labels_for_unavailable_models=true",  # else labels in the file keep it from starting
         *_tuning(),
     ]
 

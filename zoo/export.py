@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import re
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.cards import Card
 from zoo.errors import ExportError, UsageError, closest
 from zoo.factory import load_trained
-from zoo.files import atomic_directory
+from zoo.files import atomic_directory, write_text
 from zoo.formats import write_litert, write_onnx
 from zoo.golden import GOLDEN, WARMUP, answerable_records, golden_exchanges, write_golden_requests, write_warmup_requests
 from zoo.signatures import CLASSIFY, CLASSIFY_METHOD, signature_functions
@@ -149,21 +150,50 @@ def write_models_config(repository: str | Path) -> Path:
     of a model already, such as its labels, stays.
 
     Raises:
-        ServingError: There is a file that cannot be parsed.
+        ExportError: There is a file that cannot be parsed.
     """
-    from zoo.serving.repository import PLATFORM, edited_models_config
+    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
     path, names = Path(repository) / MODELS_CONFIG, model_names(repository)
     heading = f"# Mount this folder at {MOUNT_POINT}: tensorflow_model_server --model_config_file={MOUNT_POINT}/{MODELS_CONFIG}\n"
-    with edited_models_config(path, heading) as config:
+    with edited_models_config(path, ModelServerConfig(), heading) as config:
         entries = config.model_config_list.config
         for index in reversed(range(len(entries))):
             if entries[index].name not in names and entries[index].base_path == f"{MOUNT_POINT}/{entries[index].name}":
                 del entries[index]  # its folder is gone
         for name in set(names) - {entry.name for entry in entries}:
-            entries.add(name=name, base_path=f"{MOUNT_POINT}/{name}", model_platform=PLATFORM)
+            entries.add(name=name, base_path=f"{MOUNT_POINT}/{name}", model_platform="tensorflow")
         entries.sort(key=lambda entry: entry.name)
     return path
+
+
+@contextlib.contextmanager
+def edited_models_config(path: Path, config: Any, heading: str = "") -> Iterator[Any]:
+    """Yields what a `models.config` says, and writes it back, atomically, when the block ends without an error.
+
+    The comments at the file's beginning stay. A file that says the same afterwards is left as it is.
+
+    Args:
+        path: The file, which need not be there yet.
+        config: An empty ModelServerConfig.
+        heading: The comments of a new file.
+
+    Raises:
+        ExportError: The file cannot be parsed.
+    """
+    from google.protobuf import text_format
+
+    text = path.read_text(encoding="utf-8") if path.is_file() else None
+    try:
+        text_format.Parse(text or "", config)
+    except text_format.ParseError as error:
+        raise ExportError(f"{path} is no models.config: {error}. It is left as it is: mend or remove it.") from None
+    before = config.SerializeToString(deterministic=True)
+    yield config
+    if text is None or config.SerializeToString(deterministic=True) != before:
+        lines = (heading if text is None else text).splitlines(keepends=True)
+        comments = "".join(itertools.takewhile(lambda line: not line.strip() or line.startswith("#"), lines))
+        write_text(path, comments + text_format.MessageToString(config))
 
 
 def _next_version(base: Path) -> int:

@@ -207,13 +207,15 @@ class Manager:
             StatusError: A label names a version that is not loaded, or a new model could not be loaded.
         """
         with self._lock:
-            labels = {source.name: self._checked_labels(source) for source in sources}
+            labels = {source.name: dict(source.labels) if first else self._checked_labels(source) for source in sources}
             new = [source for source in sources if source.name not in self._sources]
             self._labels, self._sources = labels, {source.name: source for source in sources}
             self._hidden = {name: version for name, version in self.options.shadows.items() if version not in labels.get(name, {}).values()}
             if first:
                 with ThreadPoolExecutor(os.cpu_count()) as pool:  # nothing is served yet, so all processors may load
                     list(pool.map(self._reconcile, sources))
+                for source in sources:
+                    self._checked_labels(source)
                 return
             self.poll()
             for source in new:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ServingError, UsageError, closest
-from zoo.export import MODELS_CONFIG, model_names, versions, write_models_config
-from zoo.serving.repository import ModelSource, edited_models_config, read_models_config
+from zoo.export import MODELS_CONFIG, edited_models_config, model_names, versions, write_models_config
+from zoo.serving.messages import message
+from zoo.serving.repository import ModelSource, read_models_config
 from zoo.serving.shadow import Drift, read_drifts
 
 STABLE = "stable"
@@ -162,7 +163,7 @@ class ModelsConfig:
         aspired = set(source.aspired() or ())
         kept = sorted({*wanted.values(), *(aspired if source.policy == "latest" else ())})
         missing = set(kept) - aspired
-        with edited_models_config(self.path) as config:
+        with edited_models_config(self.path, message("ModelServerConfig")()) as config:
             entry = next(entry for entry in config.model_config_list.config if entry.name == model)
             for name in list(entry.version_labels):
                 del entry.version_labels[name]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 WRITE_SECONDS = 5.0
 MOST_ROWS = 1024
 """Larger requests are not kept: their records would be large, too, and a server that warms up by them slow to start."""
+_LOGS = {"Classify": "classify_log", "Regress": "regress_log"}
 
 
 class Input(NamedTuple):
@@ -167,7 +169,7 @@ def _record(model: str, key: Key, servable: Servable) -> bytes | None:
     if key.api == "Predict":
         request = log.predict_log.request
         for alias, kind, shape in key.inputs:
-            strings = examples.inputs[alias].string_val if examples is not None and alias in examples.inputs else ()
+            strings: Sequence[bytes] = examples.inputs[alias].string_val if examples is not None and alias in examples.inputs else ()
             if kind == STRING.name and not strings:
                 return None
             proto = request.inputs[alias]
@@ -176,8 +178,8 @@ def _record(model: str, key: Key, servable: Servable) -> bytes | None:
                 proto.tensor_shape.dim.add().size = size  # no values stand for zeros, and one for as many as there are
             if kind == STRING.name:
                 proto.string_val.append(strings[0])
-    elif key.api in ("Classify", "Regress") and examples is not None and examples.input.example_list.examples:
-        request = log.classify_log.request if key.api == "Classify" else log.regress_log.request
+    elif (field := _LOGS.get(key.api)) is not None and examples is not None and examples.input.example_list.examples:
+        request = getattr(log, field).request
         (rows,) = key.inputs[0].shape
         known = examples.input.example_list.examples
         request.input.example_list.examples.extend(itertools.islice(itertools.cycle(known), rows))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,31 +112,6 @@ def read_text_message(path: str | Path, empty: Any) -> Any:
         raise ServingError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (text_format.ParseError, ValueError) as error:
         raise ServingError(f"Error parsing text-format {empty.DESCRIPTOR.full_name}: {path}: {error}", Code.INVALID_ARGUMENT) from None
-
-
-@contextlib.contextmanager
-def edited_models_config(path: Path, heading: str = "") -> Iterator[Any]:
-    """Yields the ModelServerConfig of a file, and writes it back, atomically, when the block ends without an error.
-
-    The comments at the file's beginning stay. A file that holds the same already is left as it is.
-
-    Args:
-        path: A `models.config`, which need not be there yet.
-        heading: The comments of a new file.
-
-    Raises:
-        ServingError: The file cannot be read or parsed.
-    """
-    from google.protobuf import text_format
-
-    text = path.read_text(encoding="utf-8") if path.is_file() else heading
-    config = read_text_message(path, message("ModelServerConfig")()) if path.is_file() else message("ModelServerConfig")()
-    before = config.SerializeToString(deterministic=True)
-    yield config
-    if config.SerializeToString(deterministic=True) == before and path.is_file():
-        return
-    comments = "".join(itertools.takewhile(lambda line: not line.strip() or line.startswith("#"), text.splitlines(keepends=True)))
-    write_text(path, comments + text_format.MessageToString(config))
 
 
 def write_config(path: Path, sources: Sequence[ModelSource]) -> Path:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import queue
 import re
 import threading
@@ -184,7 +185,7 @@ def _best(outputs: Mapping[str, numpy.ndarray], name: str) -> numpy.ndarray:
 
 
 def _rows(array: numpy.ndarray) -> numpy.ndarray:
-    return array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
+    return array.reshape(len(array), math.prod(array.shape[1:])) if array.ndim else array.reshape(1, 1)
 
 
 @dataclass(frozen=True)
@@ -314,7 +315,9 @@ class Shadow:
                     outputs = signature.run(run.arrays, tuple(run.outputs or ()))
                     seconds = time.perf_counter() - began
         except StatusError:
-            pass
+            outputs = None
+        except Exception:  # ours; the client has its answer
+            logger.exception("Version %d of %s failed at a copy", other, run.model)
         with self._lock:
             drift = self._drift(run, other)
             if run.outputs is None:
