@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from zoo.errors import ServingError
 from zoo.serving.access_log import REQUEST_ID, request_id
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MAXIMUM_MESSAGE = 2**31 - 1
+_NO_MESSAGE = object()
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -56,7 +59,8 @@ def _services(service: Service, observers: Observers) -> dict[str, dict[str, grp
     def handler(kind: str, answer: Callable[[Any], Any], api: str = "", name: str = "") -> grpc.RpcMethodHandler[Any, Any]:
         request, response = message(f"{kind}Request"), message(f"{kind}Response")
         method = _method(answer, name or api or f"Get{kind.removeprefix('Get')}", api, observers)
-        return grpc.unary_unary_rpc_method_handler(method, request_deserializer=request.FromString, response_serializer=response.SerializeToString)
+        parse = functools.partial(_parsed, request)
+        return grpc.unary_unary_rpc_method_handler(method, request_deserializer=parse, response_serializer=response.SerializeToString)
 
     return {
         "PredictionService": {
@@ -73,11 +77,21 @@ def _services(service: Service, observers: Observers) -> dict[str, dict[str, grp
     }
 
 
+def _parsed(kind: Any, content: bytes) -> Any:
+    """Parses a message. Where it is none, that is for the method to say: gRPC keeps 20 kB for each that it refuses itself."""
+    try:
+        return kind.FromString(content)
+    except DecodeError:
+        return _NO_MESSAGE
+
+
 def _method(answer: Callable[[Any], Any], name: str, api: str, observers: Observers) -> Callable[[Any, grpc.ServicerContext], Any]:
     """Hands a method's message to the service, and its error to gRPC."""
 
     def method(request: Any, context: grpc.ServicerContext) -> Any:
         began, status, response = time.perf_counter(), Code.INTERNAL, None
+        if request is _NO_MESSAGE:
+            return context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
         try:
             if observers.tokens is not None and not observers.tokens.permits(_metadata(context, "authorization")):
                 raise StatusError(Code.UNAUTHENTICATED, "This server needs a token: send the metadata authorization: Bearer TOKEN")
