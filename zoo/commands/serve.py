@@ -70,7 +70,6 @@ IGNORED = (
     "mixed_precision",
     "skip_initialize_tpu",
     "enable_grpc_healthcheck_service",
-    "enable_per_model_batching_parameters",
     "force_allow_any_version_labels_for_unavailable_models",
 )
 
@@ -139,6 +138,7 @@ def _configure_tf_serving(group: Any) -> None:
     flag("tensorflow_session_config_file", Path, None, "ConfigProto to start from")
     flag("per_process_gpu_memory_fraction", float, 0.0, "share of a GPU's memory")
     switch("enable_batching", False, "join requests")
+    switch("enable_per_model_batching_parameters", False, "join them as each version's own batching_params.pbtxt says; without one it is not batched")
     switch("enable_model_warmup", True, "replay a version's warm-up requests before it serves (default: true)")
     switch("allow_version_labels_for_unavailable_models", False, "let a new label name a version that is not loaded yet")
     switch("rest_api_enable_cors_support", False, "let web pages of other origins call REST")
@@ -246,6 +246,8 @@ def _without(given: Sequence[str], flags: Sequence[str], others: Sequence[str]) 
 def _serve(arguments: argparse.Namespace, temporary: Path) -> None:
     if ignored := [name for name in IGNORED if getattr(arguments, name) is not None]:
         print(f"without effect here: {', '.join(f'--{name}' for name in ignored)}", file=sys.stderr)
+    if arguments.enable_per_model_batching_parameters and not arguments.enable_batching:
+        print("without effect here: --enable_per_model_batching_parameters without --enable_batching", file=sys.stderr)
     from zoo.serving.server import serve
 
     if arguments.worker is not None:
@@ -357,6 +359,7 @@ def _manager_options(arguments: argparse.Namespace) -> Any:
         warmup_iterations=arguments.num_request_iterations_for_warmup,
         labels_for_unavailable=arguments.allow_version_labels_for_unavailable_models,
         engine=arguments.engine,
+        per_model_batching=arguments.enable_batching and arguments.enable_per_model_batching_parameters,
         session=SessionOptions(
             tags=tuple(arguments.saved_model_tags.split(",")),
             intra_op_threads=arguments.tensorflow_intra_op_parallelism or both or None,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zoo.errors import ServingError
+from zoo.serving.batching import read_own_parameters
 from zoo.serving.engines import AUTO, require
 from zoo.serving.repository import ModelSource
 from zoo.serving.servable import Servable, SessionOptions
@@ -51,6 +52,7 @@ class ManagerOptions:
         labels_for_unavailable: Whether a new label may name a version that is not loaded.
         session: How sessions run.
         engine: What answers: `tf`, `litert`, `onnx` or, by measurement, `auto`; see `zoo.serving.engines`.
+        per_model_batching: Whether each version's own `batching_params.pbtxt` says how its requests are joined.
     """
 
     poll_seconds: float = 1.0
@@ -62,6 +64,7 @@ class ManagerOptions:
     labels_for_unavailable: bool = False
     session: SessionOptions = field(default_factory=SessionOptions)
     engine: str = AUTO
+    per_model_batching: bool = False
 
 
 @dataclass
@@ -307,7 +310,8 @@ class Manager:
         version.attempts += 1
         servable = None
         try:
-            servable = Servable(path, self.options.session, self.options.engine)
+            own = read_own_parameters(path) if self.options.per_model_batching else None
+            servable = Servable(path, self.options.session, self.options.engine, own)
             if self.options.warmup:
                 warm_up(servable, self.options.warmup_iterations)
         except (ServingError, StatusError) as error:

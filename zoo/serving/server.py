@@ -71,7 +71,7 @@ class ServerOptions:
         playground: Whether there is a page at `/`; without, REST answers there as TF Serving does.
         tensor_content: Whether gRPC answers carry tensors as raw bytes and not in typed fields.
         check_methods: Whether a signature's method has to be the one that is called.
-        batching: How requests are joined, or None.
+        batching: How requests are joined, or None; where the manager reads each version's own parameters, they say it in its place.
         worker: Which of several processes this one is, or None.
         manager: How versions are looked for and loaded.
     """
@@ -217,7 +217,7 @@ def _service(manager: Manager, options: ServerOptions, stack: contextlib.ExitSta
     metrics = Metrics() if options.metrics or options.metrics_path is not None else None
     run = run_directly
     if options.batching is not None:
-        batcher = Batcher(options.batching)
+        batcher = Batcher(options.batching, manager.options.per_model_batching)
         stack.callback(batcher.close)
         run = batcher.run
     return Service(manager, Options(run, options.tensor_content, options.check_methods), metrics, alone=options.worker is None), metrics
