@@ -23,9 +23,6 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from zoo.cli import main
 from zoo.deployment import (
-    Batching,
-    batching_parameters,
-    choose_batching,
     kubernetes_names,
     latency_curve,
     ready_script,
@@ -34,6 +31,7 @@ from zoo.deployment import (
 from zoo.errors import ExportError
 from zoo.export import export_model
 from zoo.serving import start
+from zoo.serving.autotune import Batching, batching_parameters, choose_batching
 
 KUBERNETES = "1.33"
 

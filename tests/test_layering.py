@@ -17,7 +17,7 @@ ORDER = (
     *("muon", "optimizers", "images", "datasets", "augmentation", "initialization", "devices"),
     *("evaluation", "recipes", "training"),  # training ends by evaluating
     *("inspection", "figures", "plots"),
-    *("reproduction", "signatures", "golden", "formats", "export", "check", "deployment", "serving", "verification"),
+    *("reproduction", "signatures", "golden", "formats", "export", "check", "serving", "deployment", "verification"),
     *("card_pages", "publishing", "lab"),
     *("commands", "cli"),
 )

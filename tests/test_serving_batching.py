@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
+import gc
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 import requests
-from serving_models import repository, serving
+from serving_models import QUICK, half_plus, repository, serving
 
 from zoo.errors import ServingError
-from zoo.serving.batching import Batcher, BatchingParameters, read_batching_parameters
+from zoo.serving.batching import OWN_PARAMETERS, Batcher, BatchingParameters, read_batching_parameters, read_own_parameters
 from zoo.serving.inference import Options
+from zoo.serving.manager import Manager, State
 from zoo.serving.repository import ModelSource
 from zoo.serving.servable import Servable, Signature
 from zoo.serving.status import StatusError
@@ -25,7 +29,8 @@ from zoo.serving.status import StatusError
 class Recorder:
     """A signature that notes what it is asked, and waits until it may answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, batching: BatchingParameters | None = None) -> None:
+        self.batching = batching
         self.batches: list[dict[str, Any]] = []
         self.may_answer = threading.Event()
         self.may_answer.set()
@@ -143,6 +148,93 @@ def test_a_server_that_joins_requests() -> None:
         assert "Task size 17 is larger than maximum input batch size 16" in ask_many(server.url, 17)["error"]
         assert "Batching Run() input tensors must have at least one dimension." in ask_scalar(server.url)["error"]
     batcher.close()
+
+
+def test_each_version_has_its_own_parameters() -> None:
+    common = BatchingParameters(max_batch_size=1, batch_timeout_micros=0, max_enqueued_batches=0, num_batch_threads=1)
+    batcher = Batcher(common, per_model=True)
+    pairs = Recorder(BatchingParameters(max_batch_size=2, batch_timeout_micros=10_000_000, num_batch_threads=7))
+    filled = Recorder(BatchingParameters(max_batch_size=4, batch_timeout_micros=200_000, allowed_batch_sizes=(4,)))
+    padded = Recorder(BatchingParameters(max_batch_size=2, batch_timeout_micros=10_000_000, pad_variable_length_inputs=True))
+    alone = Recorder()
+    assert together(batcher, pairs, [row(1), row(2)]) == [{"y": [2]}, {"y": [4]}]
+    assert together(batcher, filled, [row(1), row(2)]) == [{"y": [2]}, {"y": [4]}]
+    assert together(batcher, padded, [{"x": numpy.array([[1.0]])}, {"x": numpy.array([[2.0, 3.0]])}]) == [{"y": [[2, 0]]}, {"y": [[4, 6]]}]
+    assert together(batcher, alone, [row(1), row(2, 3, 4)]) == [{"y": [2]}, {"y": [4, 6, 8]}]
+    assert pairs.batches == [{"x": [1, 2]}]
+    assert filled.batches == [{"x": [1, 2, 1, 1]}]
+    assert alone.batches == [{"x": [1]}, {"x": [2, 3, 4]}], "a version without parameters is not batched"
+    with pytest.raises(StatusError, match="Task size 3 is larger than maximum input batch size 2"):
+        batcher.run(pairs, row(1, 2, 3), ())  # type: ignore[arg-type]
+    with pytest.raises(StatusError, match="max_enqueued_batches is 0"):
+        batcher.run(Recorder(BatchingParameters(max_enqueued_batches=0)), row(1), ())  # type: ignore[arg-type]
+    assert len(batcher._threads) == 1, "the threads are all models'"
+    assert together(batcher, pairs, [row(5), row(6)]) == [{"y": [10]}, {"y": [12]}], "what was refused left the threads at work"
+    batcher.close()
+
+
+def test_what_was_unloaded_is_not_kept() -> None:
+    batcher = Batcher(BatchingParameters(max_batch_size=2, batch_timeout_micros=100_000, num_batch_threads=3))
+    gone = []
+    for _ in range(3):
+        recorder = Recorder()
+        together(batcher, recorder, [row(1), row(2), row(3)])
+        gone.append(weakref.ref(recorder))
+        del recorder
+    time.sleep(0.3)
+    gc.collect()
+    assert [reference() for reference in gone] == [None] * 3
+    assert not batcher._queues
+    batcher.close()
+
+
+def test_a_server_with_parameters_of_each_version(tmp_path: Path) -> None:
+    for version, text in ((1, "max_batch_size { value: 3 }"), (2, "")):
+        half_plus(tmp_path / "model" / str(version), version)
+        if text:
+            (tmp_path / "model" / str(version) / OWN_PARAMETERS).write_text(text)
+    half_plus(tmp_path / "wrong" / "1", 1)
+    own = tmp_path / "wrong" / "1" / OWN_PARAMETERS
+    own.write_text("max_batch_size: 3")
+    options = dataclasses.replace(QUICK, per_model_batching=True)
+    batcher = Batcher(BatchingParameters(max_batch_size=2), per_model=True)
+    sources = [ModelSource("model", tmp_path / "model", "all"), ModelSource("wrong", tmp_path / "wrong")]
+    with serving(sources, options, Options(run=batcher.run)) as server:
+
+        def ask(version: int, count: int) -> Any:
+            url = f"{server.url}/v1/models/model/versions/{version}:predict"
+            return requests.post(url, json={"instances": [2.0] * count}, timeout=30).json()
+
+        assert ask(1, 3) == {"predictions": [2.0] * 3}, "more than the common parameters allow"
+        assert "Task size 4 is larger than maximum input batch size 3" in ask(1, 4)["error"]
+        assert ask(2, 40) == {"predictions": [3.0] * 40}, "it has no parameters"
+        (failed,) = server.manager.statuses("wrong").values()
+        assert failed.error is not None
+        assert (failed.error.code.name, failed.state) == ("INVALID_ARGUMENT", State.END)
+        assert failed.error.message.startswith(f"Error parsing text-format tensorflow.serving.BatchingParameters: {own}: ")
+        own.write_text("max_batch_size { value: 5 }")
+        wait_for(lambda: server.manager.loaded("wrong"))
+        signature = server.manager.loaded("wrong")[1].signature()
+        assert signature is not None
+        assert signature.batching == read_own_parameters(own.parent) == BatchingParameters(5)
+    batcher.close()
+
+
+def test_without_the_switch_the_file_is_not_read(tmp_path: Path) -> None:
+    half_plus(tmp_path / "1", 1)
+    (tmp_path / "1" / OWN_PARAMETERS).write_text("nonsense")
+    manager = Manager([ModelSource("model", tmp_path)], QUICK)
+    signature = manager.loaded("model")[1].signature()
+    assert signature is not None
+    assert signature.batching is None
+    manager.close()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def ask_many(url: str, count: int) -> Any:

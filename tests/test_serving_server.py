@@ -158,6 +158,15 @@ def test_defaults(options: Any, tmp_path: Path) -> None:
     assert not options(f"--model_base_path={tmp_path}", "--no-playground")["options"].playground
 
 
+def test_parameters_of_each_version_take_batching(options: Any, tmp_path: Path, capsys: Any) -> None:
+    where, per_model = f"--model_base_path={tmp_path}", "--enable_per_model_batching_parameters"
+    assert options(where, "--enable_batching", per_model)["options"].manager.per_model_batching
+    assert not options(where, "--enable_batching", f"{per_model}=false")["options"].manager.per_model_batching
+    assert not capsys.readouterr().err
+    assert not options(where, per_model)["options"].manager.per_model_batching
+    assert f"without effect here: {per_model} without --enable_batching" in capsys.readouterr().err
+
+
 def test_every_flag_arrives(options: Any, tmp_path: Path) -> None:
     (tmp_path / "session.config").write_text("allow_soft_placement: true")
     (tmp_path / "monitoring.config").write_text("prometheus_config { enable: true }")

@@ -6,22 +6,20 @@ machine that writes the files.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import os
 import re
-import statistics
 import textwrap
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.environment import environment
 from zoo.errors import ExportError
 from zoo.export import MODELS_CONFIG, MOUNT_POINT, model_names, versions, write_models_config
 from zoo.files import write_text
+from zoo.serving.autotune import BATCH_SIZES, batching_parameters, median_milliseconds
 from zoo.signatures import SERVING_DEFAULT
 
 if TYPE_CHECKING:
@@ -40,15 +38,8 @@ KSERVE_REST_PORT = 8080
 METRICS_PATH = "/monitoring/prometheus/metrics"
 BATCHING, MONITORING, READY = "batching_parameters.txt", "monitoring.config", "ready.sh"
 
-BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-SECONDS_PER_SIZE = 0.2
-CLOSE_TO_BEST = 1.1
-LONGEST_QUEUE_SECONDS = 1.0
 BASE_MEMORY = 512 * 2**20
 """What the server takes without models."""
-
-Curve = Mapping[int, float]
-"""Images per batch -> median milliseconds per batch."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +124,7 @@ def latency_curve(version: str | Path, sizes: Sequence[int] = BATCH_SIZES) -> di
         if not feeds or not all(feeds.values()):
             return {}
         run = session.make_callable([info.name for info in signature.outputs.values()], list(feeds))
-        return {size: _median_milliseconds(run, [zeros(size) for zeros in feeds.values() if zeros]) for size in sizes}
+        return {size: median_milliseconds(functools.partial(run, *(zeros(size) for zeros in feeds.values() if zeros))) for size in sizes}
 
 
 def _zeros(info: Any) -> Callable[[int], numpy.ndarray] | None:
@@ -145,77 +136,6 @@ def _zeros(info: Any) -> Callable[[int], numpy.ndarray] | None:
     if dtype == tf.string or info.tensor_shape.unknown_rank or not info.tensor_shape.dim or min(rest, default=1) < 0:
         return None
     return lambda size: numpy.zeros((size, *rest), dtype.as_numpy_dtype)
-
-
-def _median_milliseconds(run: Callable[..., Any], arrays: Sequence[numpy.ndarray]) -> float:
-    run(*arrays)
-    times: list[float] = []
-    while sum(times) < SECONDS_PER_SIZE or len(times) < 5:
-        start = time.perf_counter()
-        run(*arrays)
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times)
-
-
-@dataclass(frozen=True)
-class Batching:
-    """How TF Serving gathers requests into batches; see its BatchingParameters."""
-
-    max_batch_size: int
-    batch_timeout_micros: int
-    max_enqueued_batches: int
-    num_batch_threads: int
-
-
-def choose_batching(curves: Mapping[str, Curve], cores: int) -> Batching:
-    """Chooses the parameters of batching from latency curves.
-
-    `max_batch_size` is the smallest size at which an image takes at most 10 % longer than at the best size, the largest of
-    these over the models. `batch_timeout_micros` is what an image gains in such a batch over one alone, the smallest over
-    the models: who waits longer for company than that would have been served sooner alone. The queue is as long as what
-    the threads work off in a second.
-
-    Args:
-        curves: Model -> its curve.
-        cores: Of the processor that serves.
-
-    Example:
-        >>> choose_batching({"model": {1: 2.0, 8: 4.0, 64: 30.0}}, cores=4)
-        Batching(max_batch_size=8, batch_timeout_micros=1500, max_enqueued_batches=1000, num_batch_threads=4)
-    """
-    sizes, gains = [1], []
-    for curve in curves.values():
-        each = {size: milliseconds / size for size, milliseconds in curve.items()}
-        sizes.append(min(size for size in each if each[size] <= CLOSE_TO_BEST * min(each.values())))
-        gains.append(max(each[min(each)] - each[sizes[-1]], 0.0))
-    slowest = max((curve[max(size for size in curve if size <= max(sizes))] for curve in curves.values()), default=1.0)
-    queue = int(cores * 1000 * LONGEST_QUEUE_SECONDS / slowest)
-    return Batching(max(sizes), round(1000 * min(gains, default=0.0)), max(queue, 1), cores)
-
-
-def batching_parameters(curves: Mapping[str, Curve]) -> str:
-    """Returns the text of `--batching_parameters_file`, with the measurement that it follows from in comments."""
-    machine, cores = environment(), os.cpu_count() or 1
-    chosen = choose_batching(curves, cores)
-    sizes = sorted({size for curve in curves.values() for size in curve})
-    width = max([len(name) for name in curves] + [5])
-    lines = [
-        f"Measured on {machine['processor']}, {cores} cores: median milliseconds per batch of zeros, one request at a time.",
-        f"{'model':<{width}}" + "".join(f"{size:>9}" for size in sizes),
-        *(f"{name:<{width}}" + "".join(f"{curve[size]:>9.3f}" for size in sizes) for name, curve in curves.items()),
-        "",
-        f"Smallest batch within {round(100 * CLOSE_TO_BEST - 100)} % of the best time per image, the largest over the models:",
-    ]
-    comments = "\n".join(f"# {line}".rstrip() for line in lines)
-    return (
-        f"{comments}\nmax_batch_size {{ value: {chosen.max_batch_size} }}\n"
-        "# What an image gains in such a batch over one alone, the smallest over the models; 0 takes what is waiting:\n"
-        f"batch_timeout_micros {{ value: {chosen.batch_timeout_micros} }}\n"
-        "# Batches that the slowest model works off in a second; beyond, requests are refused with 503 instead of waiting:\n"
-        f"max_enqueued_batches {{ value: {chosen.max_enqueued_batches} }}\n"
-        "# One per core of the machine above: set it to the cores that the server gets.\n"
-        f"num_batch_threads {{ value: {chosen.num_batch_threads} }}\n"
-    )
 
 
 def monitoring_config() -> str:

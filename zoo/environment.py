@@ -31,13 +31,14 @@ def environment() -> dict[str, str]:
         "backend": keras.backend.backend(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": str(os.cpu_count()),
         "commit": _commit(),
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Returns the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -32,9 +32,11 @@ EXAMPLES = """  zoo serve                                    the repository save
   zoo serve --port=8500 --rest_api_port=8501 --model_name=digits --model_base_path=/srv/models/digits
   zoo serve --model_config_file=/srv/models.config --model_config_file_poll_wait_seconds=30
   zoo serve saved_models --engine onnx         the ONNX form of every version that has one
-  zoo serve saved_models --engine tensorflow_model_server"""
+  zoo serve saved_models --engine tensorflow_model_server
+  zoo serve saved_models --autotune batching_parameters.txt     measured on this machine"""
 ENGINES = ("auto", "tf", "litert", "onnx")
 TF_SERVING = "tensorflow_model_server"
+STDOUT = Path("-")
 OWN_FLAGS = (
     "--engine",
     "--host",
@@ -53,6 +55,7 @@ OWN_FLAGS = (
     "--record-warmup",
     "--shadow",
     "--shadow_fraction",
+    "--autotune",
 )
 OWN_SWITCHES = ("--no-playground", "--no-metrics")
 # Flags of TF Serving that say how its C++ works inside: taken, and without effect here.
@@ -73,7 +76,6 @@ IGNORED = (
     "mixed_precision",
     "skip_initialize_tpu",
     "enable_grpc_healthcheck_service",
-    "enable_per_model_batching_parameters",
     "force_allow_any_version_labels_for_unavailable_models",
 )
 
@@ -88,6 +90,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=ENGINES[0],
         help="what answers: TensorFlow (tf), a version's LiteRT or ONNX form where its answers are the same, the fastest of them (auto, the "
         f"default), or TF Serving's binary ({TF_SERVING})",
+    )
+    parser.add_argument(
+        "--autotune",
+        type=Path,
+        nargs="?",
+        const=STDOUT,
+        metavar="FILE",
+        help="measure the models instead of serving them, and write the parameters of batching that follow to FILE (default: print them); with "
+        "--enable_per_model_batching_parameters, to each newest version's own batching_params.pbtxt",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
     parser.add_argument("--max_body_bytes", type=int, default=256 * 1024 * 1024, metavar="BYTES", help="largest REST body (default: 256 MiB)")
@@ -157,6 +168,7 @@ def _configure_tf_serving(group: Any) -> None:
     flag("tensorflow_session_config_file", Path, None, "ConfigProto to start from")
     flag("per_process_gpu_memory_fraction", float, 0.0, "share of a GPU's memory")
     switch("enable_batching", False, "join requests")
+    switch("enable_per_model_batching_parameters", False, "join them as each version's own batching_params.pbtxt says; without one it is not batched")
     switch("enable_model_warmup", True, "replay a version's warm-up requests before it serves (default: true)")
     switch("allow_version_labels_for_unavailable_models", False, "let a new label name a version that is not loaded yet")
     switch("rest_api_enable_cors_support", False, "let web pages of other origins call REST")
@@ -229,7 +241,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--rest_api_port cannot be same as --port. Received: {arguments.port} for both.")
     if arguments.batching_parameters_file and not arguments.enable_batching:
         raise UsageError("--batching_parameters_file is set without setting --enable_batching to true.")
+    if arguments.autotune is not None:
+        _check_autotune(arguments)
     with tempfile.TemporaryDirectory(prefix="zoo-serve-") as temporary:
+        if arguments.autotune is not None:
+            _autotune(arguments, Path(temporary))
+            return 0
         if arguments.engine == TF_SERVING:
             return _run_tf_serving(arguments, Path(temporary))
         if arguments.workers > 1:
@@ -255,21 +272,70 @@ def _run_workers(arguments: argparse.Namespace, temporary: Path) -> int:
 
 
 def _without(given: Sequence[str], flags: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Returns a command line without flags that take a value, and without other arguments."""
-    kept, skip = [], False
+    """Returns a command line without flags and the values that follow them, and without other arguments."""
+    kept, value_may_follow = [], False
     for argument in given:
-        if skip:
-            skip = False
-        elif argument.partition("=")[0] in flags:
-            skip = "=" not in argument
-        elif argument not in others:
+        if argument.partition("=")[0] in flags:
+            value_may_follow = "=" not in argument
+            continue
+        if not (value_may_follow and not argument.startswith("--")) and argument not in others:
             kept.append(argument)
+        value_may_follow = False
     return kept
 
 
-def _serve(arguments: argparse.Namespace, temporary: Path) -> None:
+def _check_autotune(arguments: argparse.Namespace) -> None:
+    if arguments.engine == TF_SERVING:
+        raise UsageError(f"--autotune measures this package's engines, and not --engine {TF_SERVING}. Leave one of them out.")
+    if arguments.workers > 1:
+        raise UsageError("--autotune measures one process, and --workers are several. Leave one of them out.")
+    if arguments.autotune.is_dir():
+        raise UsageError(f"--autotune FILE is a folder: {arguments.autotune}. WHAT stands before --autotune.")
+    if not arguments.enable_per_model_batching_parameters:
+        return
+    if arguments.autotune != STDOUT:
+        raise UsageError(
+            "With --enable_per_model_batching_parameters --autotune writes each version's own batching_params.pbtxt, and takes no FILE. "
+            f"Received: {arguments.autotune}."
+        )
+    if arguments.sources and _repository_folder(arguments.sources) is None:
+        raise UsageError(
+            "With --enable_per_model_batching_parameters --autotune writes into the versions' folders, and models that are exported on the fly "
+            f"have none that last. Name a repository. Received: {', '.join(arguments.sources)}."
+        )
+
+
+def _autotune(arguments: argparse.Namespace, temporary: Path) -> None:
+    """Measures the models, and prints or writes the parameters of batching that follow."""
+    _report_ignored(arguments)
+    from zoo.serving.autotune import batching_parameters, measure, write_own_parameters, write_parameters
+
+    parameters = _batching(arguments)
+    callers = os.cpu_count() or 1 if parameters is None else max(parameters.num_batch_threads, 1)
+    sources = _finder(arguments, temporary)()
+    found = measure(sources, _manager_options(arguments), callers, functools.partial(print, file=sys.stderr, flush=True))
+    if arguments.enable_per_model_batching_parameters:
+        for measurement in found:
+            print(f"written: {write_own_parameters(measurement, callers)}", flush=True)
+        return
+    curves = {f"{measurement.model} on {measurement.engine}": measurement.curve for measurement in found}
+    text = batching_parameters(curves, callers=callers, threads=callers)
+    if arguments.autotune == STDOUT:
+        print(text, end="", flush=True)
+        return
+    write_parameters(arguments.autotune, text)
+    print(f"written: {arguments.autotune}\nuse:     --enable_batching --batching_parameters_file={arguments.autotune}", flush=True)
+
+
+def _report_ignored(arguments: argparse.Namespace) -> None:
     if ignored := [name for name in IGNORED if getattr(arguments, name) is not None]:
         print(f"without effect here: {', '.join(f'--{name}' for name in ignored)}", file=sys.stderr)
+
+
+def _serve(arguments: argparse.Namespace, temporary: Path) -> None:
+    _report_ignored(arguments)
+    if arguments.enable_per_model_batching_parameters and not arguments.enable_batching:
+        print("without effect here: --enable_per_model_batching_parameters without --enable_batching", file=sys.stderr)
     from zoo.serving.server import serve
 
     if arguments.worker is not None:
@@ -293,28 +359,35 @@ def _finder(arguments: argparse.Namespace, temporary: Path) -> Callable[[], list
 
 def _repository(arguments: argparse.Namespace, temporary: Path) -> Path:
     """Returns the repository that the command line names, or one with exports of the models that it names."""
-    sources: Sequence[str] = arguments.sources
     from zoo.console import load_backend
     from zoo.export import export_model
-    from zoo.factory import RUN_CARD
 
-    names = list(sources) or ["saved_models"]
-    folders = [Path(name) for name in names if Path(name).is_dir() and not (Path(name) / RUN_CARD).is_file()]
-    if folders:
-        if len(names) > 1:
-            raise UsageError(f"A repository is served alone. Received: {', '.join(names)}.")
-        return folders[0]
+    sources: Sequence[str] = arguments.sources
+    folder = _repository_folder(sources)
+    if folder is not None:
+        return folder
     if not sources:
         raise ServingError("There is no model repository saved_models here. `zoo export NAME` makes one, and `zoo serve NAME` needs none.")
     if arguments.record_warmup or arguments.shadow:
         flag = "--record-warmup" if arguments.record_warmup else "--shadow"
-        raise UsageError(f"{flag} keeps its file beside a model's versions: name a repository. Received: {', '.join(names)}.")
-    for name in names:
+        raise UsageError(f"{flag} keeps its file beside a model's versions: name a repository. Received: {', '.join(sources)}.")
+    for name in sources:
         if os.sep in name and not Path(name).exists():
             raise ServingError(f"There is no model repository {name}. `zoo export NAME --to {name}` makes one.")
         load_backend()
         export_model(name, temporary)
     return temporary
+
+
+def _repository_folder(sources: Sequence[str]) -> Path | None:
+    """Returns the repository that the command line names, or None where it names models to export."""
+    from zoo.factory import RUN_CARD
+
+    names = list(sources) or ["saved_models"]
+    folders = [Path(name) for name in names if Path(name).is_dir() and not (Path(name) / RUN_CARD).is_file()]
+    if folders and len(names) > 1:
+        raise UsageError(f"A repository is served alone. Received: {', '.join(names)}.")
+    return folders[0] if folders else None
 
 
 def _tls(arguments: argparse.Namespace) -> Tls | None:
@@ -391,6 +464,7 @@ def _manager_options(arguments: argparse.Namespace) -> Any:
         labels_for_unavailable=arguments.allow_version_labels_for_unavailable_models,
         engine=arguments.engine,
         shadows={target.model: target.version for target in map(Target.of, arguments.shadow)},
+        per_model_batching=arguments.enable_batching and arguments.enable_per_model_batching_parameters,
         session=SessionOptions(
             tags=tuple(arguments.saved_model_tags.split(",")),
             intra_op_threads=arguments.tensorflow_intra_op_parallelism or both or None,

@@ -8,6 +8,7 @@ grpc_server.py    TF Serving's two gRPC services
 service.py        the services without the wire; inference.py: predict, classify, regress
 manager.py        versions that come and go; warmup.py: their first requests; tfrecord.py: the file that holds them
 servable.py       one loaded SavedModel; engines.py: LiteRT and ONNX in its place; batching.py: requests that run together
+autotune.py       the parameters of batching from a measurement
 repository.py     which models and versions there are: folders, models.config
 tensors.py        TensorProto to arrays and back; messages.py: protocol buffers without TensorFlow
 workers.py        several processes on the same ports

@@ -20,6 +20,9 @@ from zoo.serving.status import Code, StatusError, failed_precondition, invalid_a
 if TYPE_CHECKING:
     from zoo.serving.servable import Signature
 
+OWN_PARAMETERS = "batching_params.pbtxt"
+"""The file in a version's folder that says how its requests are joined."""
+
 
 @dataclass(frozen=True)
 class BatchingParameters:
@@ -46,10 +49,11 @@ class BatchingParameters:
     def __post_init__(self) -> None:
         sizes = self.allowed_batch_sizes
         if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1):
-            raise ServingError(f"allowed_batch_sizes must be positive and ascending. Received: {list(sizes)}.")
+            raise ServingError(f"allowed_batch_sizes must be positive and ascending. Received: {list(sizes)}.", Code.INVALID_ARGUMENT)
         if sizes and sizes[-1] != self.max_batch_size:
             raise ServingError(
-                f"Last entry in allowed_batch_sizes must match max_batch_size; last entry was {sizes[-1]}; expected {self.max_batch_size}"
+                f"Last entry in allowed_batch_sizes must match max_batch_size; last entry was {sizes[-1]}; expected {self.max_batch_size}",
+                Code.INVALID_ARGUMENT,
             )
 
 
@@ -69,6 +73,22 @@ def read_batching_parameters(path: str | Path) -> BatchingParameters:
     )
 
 
+def read_own_parameters(version: str | Path) -> BatchingParameters | None:
+    """Reads a version's own `batching_params.pbtxt`.
+
+    Args:
+        version: The version's folder.
+
+    Returns:
+        The parameters, or None where the version has no such file, and is not batched.
+
+    Raises:
+        ServingError: See `read_batching_parameters`.
+    """
+    path = Path(version) / OWN_PARAMETERS
+    return read_batching_parameters(path) if path.exists() else None
+
+
 @dataclass
 class _Task:
     """One request's share of a batch."""
@@ -84,9 +104,13 @@ class _Task:
 class _Batch:
     signature: Signature
     outputs: tuple[str, ...]
+    parameters: BatchingParameters
     due: float
     tasks: list[_Task] = field(default_factory=list)
     size: int = 0
+
+    def is_due(self, now: float) -> bool:
+        return self.size >= self.parameters.max_batch_size or self.due <= now
 
 
 class Batcher:
@@ -94,11 +118,13 @@ class Batcher:
 
     Args:
         parameters: How many, and how long they wait.
+        per_model: Whether each version's own parameters say that, and a version without any is not batched; of `parameters`
+            only the threads, which all models share, and the longest wait then count.
     """
 
-    def __init__(self, parameters: BatchingParameters) -> None:
-        self._parameters = parameters
-        self._queues: dict[tuple[int, tuple[str, ...]], deque[_Batch]] = {}
+    def __init__(self, parameters: BatchingParameters, per_model: bool = False) -> None:
+        self._parameters, self._per_model = parameters, per_model
+        self._queues: dict[tuple[Signature, tuple[str, ...]], deque[_Batch]] = {}  # only such as hold a batch
         self._condition = threading.Condition()
         self._closed = False
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(max(parameters.num_batch_threads, 1))]
@@ -111,11 +137,12 @@ class Batcher:
         Raises:
             StatusError: The request is too large, too many wait, it waited too long, or the batch failed.
         """
-        if not arrays:
+        parameters = signature.batching if self._per_model else self._parameters
+        if parameters is None or not arrays:
             return signature.run(arrays, outputs)
         task = _Task(arrays, _rows(arrays))
         with self._condition:
-            self._enqueue(task, signature, tuple(outputs))
+            self._enqueue(task, signature, tuple(outputs), parameters)
             self._condition.notify()
         if not task.done.wait(self._parameters.queue_seconds or None):
             raise StatusError(Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue")
@@ -132,11 +159,10 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    def _enqueue(self, task: _Task, signature: Signature, outputs: tuple[str, ...]) -> None:
-        parameters = self._parameters
+    def _enqueue(self, task: _Task, signature: Signature, outputs: tuple[str, ...], parameters: BatchingParameters) -> None:
         if task.size > parameters.max_batch_size:
             raise invalid_argument(f"Task size {task.size} is larger than maximum input batch size {parameters.max_batch_size}")
-        queue = self._queues.setdefault((id(signature), outputs), deque())
+        queue = self._queues.get((signature, outputs)) or deque()
         if not queue or queue[-1].size + task.size > parameters.max_batch_size:
             if len(queue) >= parameters.max_enqueued_batches:
                 raise StatusError(
@@ -144,72 +170,88 @@ class Batcher:
                     f"The batch scheduling queue to which this task was submitted is full; currently there are {len(queue)} batches enqueued "
                     f"and max_enqueued_batches is {parameters.max_enqueued_batches}",
                 )
-            queue.append(_Batch(signature, outputs, time.monotonic() + parameters.batch_timeout_micros / 1e6))
+            queue.append(_Batch(signature, outputs, parameters, time.monotonic() + parameters.batch_timeout_micros / 1e6))
+            self._queues[signature, outputs] = queue
         queue[-1].tasks.append(task)
         queue[-1].size += task.size
 
     def _work(self) -> None:
-        while (batch := self._take()) is not None:
-            try:
-                self._process(batch)
-            except StatusError as error:
-                for task in batch.tasks:
-                    task.error = error
-            except Exception as error:  # whoever waits has to learn of it
-                for task in batch.tasks:
-                    task.error = StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+        while self._work_once():
+            pass
+
+    def _work_once(self) -> bool:
+        """Answers a batch; returns whether there was one. What waits for the next keeps nothing of the last, so that its model can go."""
+        batch = self._take()
+        if batch is None:
+            return False
+        try:
+            _process(batch)
+        except StatusError as error:
             for task in batch.tasks:
-                task.done.set()
+                task.error = error
+        except Exception as error:  # whoever waits has to learn of it
+            for task in batch.tasks:
+                task.error = StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+        for task in batch.tasks:
+            task.done.set()
+        return True
 
     def _take(self) -> _Batch | None:
         """Waits for a batch that is full or has waited long enough; None when there will be no more."""
         with self._condition:
             while True:
-                now, earliest = time.monotonic(), None
-                for key, queue in self._queues.items():
-                    first = queue[0]
-                    if len(queue) > 1 or first.size >= self._parameters.max_batch_size or first.due <= now or self._closed:
-                        queue.popleft()
-                        del self._queues[key]
-                        if queue:  # behind the others, so that every signature has its turn
-                            self._queues[key] = queue
-                        return first
-                    earliest = first.due if earliest is None else min(earliest, first.due)
+                now = time.monotonic()
+                if (batch := self._pop(now)) is not None:
+                    return batch
                 if self._closed:
                     return None
+                earliest = min((queue[0].due for queue in self._queues.values()), default=None)
                 self._condition.wait(None if earliest is None else earliest - now)
 
-    def _process(self, batch: _Batch) -> None:
-        names = list(batch.tasks[0].arrays)
-        size = next((allowed for allowed in self._parameters.allowed_batch_sizes if allowed >= batch.size), batch.size)
-        arrays = {name: self._join([task.arrays[name] for task in batch.tasks], name, size - batch.size) for name in names}
-        outputs = batch.signature.run(arrays, batch.outputs)
-        for array in outputs.values():
-            if not array.ndim:
-                raise failed_precondition("Batched output tensor has 0 dimensions")
-            if len(array) != size:
-                raise failed_precondition(
-                    "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input tensors"
-                )
-        start = 0
-        for task in batch.tasks:
-            task.result = {name: array[start : start + task.size] for name, array in outputs.items()}
-            start += task.size
+    def _pop(self, now: float) -> _Batch | None:
+        """Takes the first batch that is full or has waited long enough out of its queue, or returns None."""
+        for key, queue in self._queues.items():
+            if len(queue) > 1 or queue[0].is_due(now) or self._closed:
+                del self._queues[key]
+                batch = queue.popleft()
+                if queue:  # behind the others, so that every signature has its turn
+                    self._queues[key] = queue
+                return batch
+        return None
 
-    def _join(self, arrays: list[numpy.ndarray], name: str, more: int) -> numpy.ndarray:
-        """Joins one input's rows, and repeats the first row to reach a batch's size."""
-        if len({array.shape[1:] for array in arrays}) > 1 or len({array.dtype for array in arrays}) > 1:
-            if not self._parameters.pad_variable_length_inputs or len({array.ndim for array in arrays}) > 1:
-                raise invalid_argument(
-                    f"Tensors with name '{name}' from different tasks have different shapes and padding is turned off. Set "
-                    "pad_variable_length_inputs to true, or ensure that all tensors with the same name have equal dimensions starting with the "
-                    "first dim."
-                )
-            arrays = _padded(arrays)
-        if more:
-            first = next(array for array in arrays if len(array))
-            arrays = [*arrays, numpy.repeat(first[:1], more, axis=0)]
-        return arrays[0] if len(arrays) == 1 else numpy.concatenate(arrays)
+
+def _process(batch: _Batch) -> None:
+    names, parameters = list(batch.tasks[0].arrays), batch.parameters
+    size = next((allowed for allowed in parameters.allowed_batch_sizes if allowed >= batch.size), batch.size)
+    arrays = {
+        name: _join([task.arrays[name] for task in batch.tasks], name, size - batch.size, parameters.pad_variable_length_inputs) for name in names
+    }
+    outputs = batch.signature.run(arrays, batch.outputs)
+    for array in outputs.values():
+        if not array.ndim:
+            raise failed_precondition("Batched output tensor has 0 dimensions")
+        if len(array) != size:
+            raise failed_precondition("Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input tensors")
+    start = 0
+    for task in batch.tasks:
+        task.result = {name: array[start : start + task.size] for name, array in outputs.items()}
+        start += task.size
+
+
+def _join(arrays: list[numpy.ndarray], name: str, more: int, pad: bool) -> numpy.ndarray:
+    """Joins one input's rows, and repeats the first row to reach a batch's size."""
+    if len({array.shape[1:] for array in arrays}) > 1 or len({array.dtype for array in arrays}) > 1:
+        if not pad or len({array.ndim for array in arrays}) > 1:
+            raise invalid_argument(
+                f"Tensors with name '{name}' from different tasks have different shapes and padding is turned off. Set "
+                "pad_variable_length_inputs to true, or ensure that all tensors with the same name have equal dimensions starting with the "
+                "first dim."
+            )
+        arrays = _padded(arrays)
+    if more:
+        first = next(array for array in arrays if len(array))
+        arrays = [*arrays, numpy.repeat(first[:1], more, axis=0)]
+    return arrays[0] if len(arrays) == 1 else numpy.concatenate(arrays)
 
 
 def _rows(arrays: Mapping[str, numpy.ndarray]) -> int:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zoo.errors import ServingError
+from zoo.serving.batching import read_own_parameters
 from zoo.serving.engines import AUTO, require
 from zoo.serving.repository import ModelSource
 from zoo.serving.servable import Servable, SessionOptions
@@ -54,6 +55,7 @@ class ManagerOptions:
         engine: What answers: `tf`, `litert`, `onnx` or, by measurement, `auto`; see `zoo.serving.engines`.
         shadows: Model -> a version that is loaded beside those that its policy serves. As long as no label names it, it answers those
             requests alone that ask for it by its number.
+        per_model_batching: Whether each version's own `batching_params.pbtxt` says how its requests are joined.
     """
 
     poll_seconds: float = 1.0
@@ -66,6 +68,7 @@ class ManagerOptions:
     session: SessionOptions = field(default_factory=SessionOptions)
     engine: str = AUTO
     shadows: Mapping[str, int] = field(default_factory=dict)
+    per_model_batching: bool = False
 
 
 @dataclass
@@ -332,7 +335,8 @@ class Manager:
         version.attempts += 1
         servable = None
         try:
-            servable = Servable(path, self.options.session, self.options.engine)
+            own = read_own_parameters(path) if self.options.per_model_batching else None
+            servable = Servable(path, self.options.session, self.options.engine, own)
             if self.options.warmup:
                 warm_up(servable, self.options.warmup_iterations)
                 warm_up_by_learned(servable)

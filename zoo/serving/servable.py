@@ -15,6 +15,7 @@ import numpy
 from zoo.console import load_backend
 from zoo.errors import ServingError
 from zoo.export import EXTRA
+from zoo.serving.batching import BatchingParameters
 from zoo.serving.engines import TF, Answers, candidates, choose, row_wise
 from zoo.serving.messages import as_declared, message
 from zoo.serving.status import Code, StatusError, failed_precondition, invalid_argument
@@ -63,6 +64,11 @@ class Signature:
         self._callables: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
         self._feeds = sorted(self.inputs, key=lambda alias: self.inputs[alias].tensor)
+
+    @property
+    def batching(self) -> BatchingParameters | None:
+        """The version's own parameters of batching, or None."""
+        return self.servable.batching
 
     @cached_property
     def inputs(self) -> dict[str, TensorInfo]:
@@ -158,8 +164,10 @@ class Servable:
         path: The version's folder, with `saved_model.pb` in it.
         options: How the session runs.
         engine: `tf`, `litert`, `onnx`, or `auto` for the fastest; see `zoo.serving.engines`.
+        batching: The version's own parameters of batching, or None.
 
     Attributes:
+        batching: The same.
         answers: What answers in place of the session, or None.
         row_wise: The signatures whose requests may run together; see `zoo.serving.engines.row_wise`.
         aborts: Whether the graph has operations that end the process over too few dimensions.
@@ -168,8 +176,8 @@ class Servable:
         ServingError: The folder holds no SavedModel that can be loaded.
     """
 
-    def __init__(self, path: str | Path, options: SessionOptions | None = None, engine: str = TF) -> None:
-        self.path, self._options = Path(path), options or SessionOptions()
+    def __init__(self, path: str | Path, options: SessionOptions | None = None, engine: str = TF, batching: BatchingParameters | None = None) -> None:
+        self.path, self._options, self.batching = Path(path), options or SessionOptions(), batching
         self._session: Any = None
         self._loading = threading.Lock()
         self._users, self._closing = 0, False

@@ -73,7 +73,7 @@ class ServerOptions:
         playground: Whether there is a page at `/`; without, REST answers there as TF Serving does.
         tensor_content: Whether gRPC answers carry tensors as raw bytes and not in typed fields.
         check_methods: Whether a signature's method has to be the one that is called.
-        batching: How requests are joined, or None.
+        batching: How requests are joined, or None; where the manager reads each version's own parameters, they say it in its place.
         record_warmup: How many shapes of requests are kept for each model, for the next version's warm-up; 0 for none.
         shadows: The versions that get a copy of the traffic.
         shadow_fraction: How much of it.
@@ -237,7 +237,7 @@ def _service(manager: Manager, options: ServerOptions, shadow: Shadow | None, st
     metrics = Metrics() if options.metrics or options.metrics_path is not None else None
     run = run_directly
     if options.batching is not None:
-        batcher = Batcher(options.batching)
+        batcher = Batcher(options.batching, manager.options.per_model_batching)
         stack.callback(batcher.close)
         run = batcher.run
     observers: list[Observer] = [] if shadow is None else [shadow]
