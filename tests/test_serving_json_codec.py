@@ -59,6 +59,8 @@ def same(first: numpy.ndarray, second: numpy.ndarray) -> bool:
 @settings(RELAXED, max_examples=200)
 def test_numbers_come_back_as_they_went(data: st.DataObject, kind: Any, shape: tuple[int, ...]) -> None:
     array = data.draw(arrays.arrays(kind.dtype, shape))
+    if kind.name == "float":  # the shortest text of the largest float is above it, and refused, as by TF Serving
+        array[numpy.abs(array) == numpy.finfo("float32").max] = 1
     if 0 in shape:  # JSON knows no dimensions behind an empty list
         shape = shape[: shape.index(0) + 1]
         array = array.reshape(shape)
