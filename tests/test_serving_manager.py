@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,17 @@ def test_a_half_copied_version_is_not_served(tmp_path: Path, exported: Callable[
     shutil.copy(tmp_path / "whole" / "variables" / "variables.index", tmp_path / "2" / "variables")
     manager.poll()
     assert (states(manager), answer(manager)) == ({2: "AVAILABLE", 1: "END"}, 2)
+    manager.close()
+
+
+def test_a_version_that_is_unloaded_leaves_nothing_behind(tmp_path: Path, exported: Callable[[Path, int], Path]) -> None:
+    exported(tmp_path, 1)
+    manager = Manager([ModelSource("half", tmp_path)], LOOK_BY_HAND)
+    graph = weakref.ref(manager.loaded("half")[1].session().graph)
+    exported(tmp_path, 2)
+    manager.poll()
+    assert states(manager) == {2: "AVAILABLE", 1: "END"}
+    assert graph() is None
     manager.close()
 
 

@@ -7,8 +7,10 @@ serving, and the failure is reported with the version's state. A version that is
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import enum
+import gc
 import logging
 import os
 import threading
@@ -121,6 +123,7 @@ class Manager:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._said: dict[str, str] = {}
+        self._garbage = False  # whether sessions were closed that are not swept up
         self._start(sources)
 
     def _start(self, sources: Sequence[ModelSource]) -> None:
@@ -252,6 +255,9 @@ class Manager:
             for name in [name for name in self._versions if name not in self._sources]:
                 for number in list(self._serving.get(name, {})):
                     self._unload(name, number)
+            if self._garbage:
+                self._garbage = False
+                _return_memory()
 
     def close(self) -> None:
         """Stops looking, and frees every session when its requests are answered."""
@@ -360,6 +366,7 @@ class Manager:
             self._serving = {**self._serving, name: {key: value for key, value in self._serving[name].items() if key != number}}
         assert version.servable is not None
         version.servable.close()
+        self._garbage = self._garbage or version.servable.has_session
         self._versions[name][number] = Version(State.END)
         logger.info("Successfully unloaded servable version %s/%d", name, number)
 
@@ -367,6 +374,13 @@ class Manager:
         for name, versions in list(self._versions.items()):
             for number, version in sorted(versions.items()):
                 yield name, number, version
+
+
+def _return_memory() -> None:
+    """Gives back what a session held: its graph is a knot of references, and the C library keeps what was freed."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # a system whose C library has another way
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _files(path: Path) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import gc
 import os
 import re
 import signal
@@ -163,6 +164,8 @@ def serve(
             stack.callback(options.access_log.close)
         listener = None if options.rest_port is None else stack.enter_context(bind(options.host, options.rest_port, options.worker is not None))
         manager = _load(sources, options, refresh, wait, stack)
+        gc.freeze()  # what is there now stays: no later look for garbage need go through it while clients wait
+        stack.callback(gc.unfreeze)
         shadow = _shadow(manager, options, stack)
         service, metrics = _service(manager, options, shadow, stack)
         grpc, grpc_port = _start_grpc(service, metrics, options, stack)
