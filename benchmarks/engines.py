@@ -2,10 +2,13 @@
 
     python benchmarks/engines.py calls     [--engines tf_threads,tf,litert,onnx,auto] [--subjects mlp,cnn] [--seconds 3] [--rounds 3]
     python benchmarks/engines.py requests  [--engines ...] [--subjects ...] [--seconds 3] [--rounds 3]
+    python benchmarks/engines.py batches   [--engines ...] [--subjects ...] [--seconds 3] [--rounds 3]
     python benchmarks/engines.py start     [--engines ...] [--subjects ...] [--rounds 3] [--models 5]
 
 - `calls`: images per second within a process, of two callers, one image and 32 at a time.
 - `requests`: single images per second over REST and over gRPC, of callers on connections of their own in another process.
+- `batches`: images per second over the network, 32 to a request, as raw bytes of a tensor over gRPC and as PNG files in base 64 over
+  REST, and which share that is of what the engine does within a process, without a client beside it.
 - `start`: seconds from the command to the first answer; memory for each model more.
 
 `tf_threads` is the session with TensorFlow's default threads, by which the ratios go; `tf` is the session as this server runs a
@@ -16,6 +19,8 @@ Every figure is appended to `results/engines.csv`; ratios, not rates, are what c
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import json
 import os
 import re
@@ -47,7 +52,7 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
 SHAPE = (28, 28, 1)
 CALLERS = 2
 BATCHES = (1, 32)
-FASTER, NEARLY, READY_SECONDS = 3.0, 0.95, 5.0
+FASTER, NEARLY, READY_SECONDS, SHARE = 3.0, 0.95, 5.0, 0.7
 
 
 # -- what a process of its own does --------------------------------------------------------------------------------------
@@ -77,6 +82,18 @@ def images(count: int) -> Any:
     import numpy
 
     return numpy.random.default_rng(0).integers(0, 256, (count, *SHAPE)).astype("float32")
+
+
+def files(count: int) -> list[bytes]:
+    """The same images as PNG files."""
+    from PIL import Image
+
+    found = []
+    for image in images(count):
+        with io.BytesIO() as file:
+            Image.fromarray(image[..., 0].astype("uint8")).save(file, "PNG")
+            found.append(file.getvalue())
+    return found
 
 
 def rate(callers: Sequence[Callable[[], Any]], seconds: float) -> float:
@@ -120,17 +137,48 @@ def calls(job: dict[str, Any]) -> dict[str, Any]:
     return {"served_by": servable.engine, "rates": found}
 
 
+def limits(job: dict[str, Any]) -> dict[str, Any]:
+    """Images per second by protocol, 32 at a time, in this process: what the server cannot exceed."""
+    import numpy
+
+    from zoo.serving.servable import Servable
+
+    servable = Servable(Path(job["repository"]) / job["subject"] / "1", None, job["engine"])
+    requests = {"gRPC": ("serving_default", {"image": images(32)}), "REST, b64": ("predict_bytes", {"image_bytes": numpy.array(files(32), object)})}
+    found = {}
+    for protocol, (name, arrays) in requests.items():
+        signature = servable.signature(name)
+        assert signature is not None
+        signature.run(arrays)
+        found[protocol] = 32 * rate([lambda signature=signature, arrays=arrays: signature.run(arrays)] * CALLERS, job["seconds"])
+    return {"served_by": servable.engine, "rates": found}
+
+
 def ask(job: dict[str, Any]) -> dict[str, Any]:
     """Answers per second by protocol, of callers in this process."""
     return {protocol: rate([caller(job, images(1)) for _ in range(CALLERS)], job["seconds"]) for protocol, caller in CALLS.items()}
 
 
+def ask_batches(job: dict[str, Any]) -> dict[str, Any]:
+    """Images per second by protocol, 32 at a time, of callers in this process."""
+    callers = {"gRPC": lambda: grpc_caller(job, images(32)), "REST, b64": lambda: bytes_caller(job, files(32))}
+    return {protocol: 32 * rate([caller() for _ in range(CALLERS)], job["seconds"]) for protocol, caller in callers.items()}
+
+
+def bytes_caller(job: dict[str, Any], contents: Sequence[bytes]) -> Callable[[], None]:
+    instances = [{"b64": base64.b64encode(content).decode()} for content in contents]
+    return http_caller(job, json.dumps({"signature_name": "predict_bytes", "instances": instances}).encode())
+
+
 def rest_caller(job: dict[str, Any], image: Any) -> Callable[[], None]:
+    return http_caller(job, json.dumps({"instances": image.tolist()}).encode())
+
+
+def http_caller(job: dict[str, Any], body: bytes) -> Callable[[], None]:
     """Sends the same bytes again and again: a client of the least work."""
     host, port = job["rest"].removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    body = json.dumps({"instances": image.tolist()}).encode()
     request = f"POST /v1/models/{job['subject']}:predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
     def call() -> None:
@@ -163,7 +211,13 @@ def grpc_caller(job: dict[str, Any], image: Any) -> Callable[[], Any]:
 
 
 CALLS: dict[str, Callable[[dict[str, Any], Any], Callable[[], Any]]] = {"REST": rest_caller, "gRPC": grpc_caller}
-WORKERS: dict[str, Callable[[dict[str, Any]], Any]] = {"export": export, "calls": calls, "ask": ask}
+WORKERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "export": export,
+    "calls": calls,
+    "limits": limits,
+    "ask": ask,
+    "ask_batches": ask_batches,
+}
 
 
 # -- the lines -----------------------------------------------------------------------------------------------------------
@@ -240,6 +294,27 @@ def line_requests(table: Table, arguments: argparse.Namespace, repository: Path)
             report(table, found, protocol, line="requests", subject=subject, batch=1, unit=f"requests/s, {protocol}")
 
 
+def line_batches(table: Table, arguments: argparse.Namespace, repository: Path) -> None:
+    from zoo.serving import start
+
+    def measure(engine: str, subject: str) -> dict[str, Any]:
+        with start(repository / subject, 0, *flags(engine)) as server:
+            rates = run("ask_batches", subject=subject, rest=server.url, grpc=server.grpc, seconds=arguments.seconds)
+            return {"served_by": served_by(server.said), "rates": rates}
+
+    for subject in arguments.subjects:
+        job = {"subject": subject, "repository": str(repository), "seconds": arguments.seconds}
+        limit = best_of(arguments, lambda engine, job=job: run("limits", engine=engine, **job))
+        found = best_of(arguments, lambda engine, subject=subject: measure(engine, subject))
+        for engine, measured in found.items():
+            for protocol, value in measured["rates"].items():
+                most = limit[engine]["rates"][protocol]
+                row = {"line": "batches", "subject": subject, "engine": engine, "served_by": measured["served_by"], "batch": 32, "callers": CALLERS}
+                table.add(**row, value=most, unit=f"images/s in a process ({protocol})")
+                share = {"ratio": value / most, "wanted": f">= {SHARE:g} of that", "met": "yes" if value >= SHARE * most else "no"}
+                table.add(**row, value=value, unit=f"images/s, {protocol}", **share)
+
+
 def line_start(table: Table, arguments: argparse.Namespace, repository: Path) -> None:
     for subject in arguments.subjects:
         for engine in arguments.engines:
@@ -283,7 +358,7 @@ def main() -> None:
         print(json.dumps(WORKERS[sys.argv[2]](json.loads(sys.argv[3]))))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("line", choices=("calls", "requests", "start"))
+    parser.add_argument("line", choices=("calls", "requests", "batches", "start"))
     parser.add_argument("--engines", type=lambda text: text.split(","), default=ENGINES, help=f"default: {','.join(ENGINES)}")
     parser.add_argument("--subjects", type=lambda text: text.split(","), default=tuple(SUBJECTS), help=f"default: {','.join(SUBJECTS)}")
     parser.add_argument("--seconds", type=float, default=3.0, help="the time of each measurement (default: 3)")
@@ -294,7 +369,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for subject in arguments.subjects:
             run("export", subject=subject, repository=folder)
-        lines = {"calls": line_calls, "requests": line_requests, "start": line_start}
+        lines = {"calls": line_calls, "requests": line_requests, "batches": line_batches, "start": line_start}
         lines[arguments.line](Table(arguments.out, COLUMNS, VERSIONS, heading), arguments, Path(folder))
 
 
