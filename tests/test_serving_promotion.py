@@ -237,6 +237,8 @@ def test_a_running_server_follows_and_no_request_fails(tmp_path: Path) -> None:
             until(lambda: main(decide) == 0)
             until(lambda: compared(server.url, (2, 1)) >= 100)
             assert main(decide) == 0, "it stays"
+            page = requests.get(f"{server.url}/metrics", timeout=30).text
+            assert f'zoo_shadow_disagreements_total{{model="{MODEL}",answered_by="1",copied_to="2"}} 0' in page
             assert json.loads(requests.get(f"{server.url}/shadow", timeout=30).text)["shadows"][0]["version"] == 2
         finally:
             stopped.set()

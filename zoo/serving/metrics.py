@@ -124,13 +124,13 @@ class Metrics:
                 latencies[facts.model, api, entrypoint].join(histogram)
             lines = ["# TYPE :tensorflow:serving:request_count counter"]
             for (model, status), count in sorted(counts.items()):
-                lines.append(f":tensorflow:serving:request_count{{{_labels(model_name=model, status=status)}}} {count}")
+                lines.append(f":tensorflow:serving:request_count{{{labelled(model_name=model, status=status)}}} {count}")
             lines.append("# TYPE :tensorflow:serving:request_latency histogram")
             for (model, api, entrypoint), histogram in sorted(latencies.items(), key=_first):
-                lines += histogram.lines(":tensorflow:serving:request_latency", _labels(model_name=model, API=api, entrypoint=entrypoint))
+                lines += histogram.lines(":tensorflow:serving:request_latency", labelled(model_name=model, API=api, entrypoint=entrypoint))
             lines.append("# TYPE :tensorflow:serving:runtime_latency histogram")
             for (model, api, runtime), histogram in sorted(self._runtimes.items(), key=_first):
-                lines += histogram.lines(":tensorflow:serving:runtime_latency", _labels(model_name=model, API=api, runtime=runtime))
+                lines += histogram.lines(":tensorflow:serving:runtime_latency", labelled(model_name=model, API=api, runtime=runtime))
         return "\n".join(lines) + "\n"
 
     def own_page(self, gauges: Mapping[str, float] | None = None, versions: Sequence[tuple[str, int, str]] = ()) -> str:
@@ -140,18 +140,18 @@ class Metrics:
             gauges: What else there is to say of this moment, by name.
             versions: The model, number and engine of every version that answers.
         """
-        lines = _heading("zoo_requests_total", "counter", "Requests answered.")
+        lines = heading("zoo_requests_total", "counter", "Requests answered.")
         with self._lock:
             for (facts, api, protocol, status), count in sorted(self._counts.items()):
-                lines.append(f"zoo_requests_total{{{_own(facts, api, protocol)},{_labels(status=status)}}} {count}")
-            lines += _heading("zoo_request_seconds", "histogram", "Time from a request to its answer.")
+                lines.append(f"zoo_requests_total{{{_own(facts, api, protocol)},{labelled(status=status)}}} {count}")
+            lines += heading("zoo_request_seconds", "histogram", "Time from a request to its answer.")
             for (facts, api, protocol), histogram in sorted(self._latencies.items(), key=_first):
                 lines += histogram.lines("zoo_request_seconds", _own(facts, api, protocol), unit=1e6)
-            lines += _heading("zoo_batch_rows", "histogram", "Rows that ran through a model together.")
+            lines += heading("zoo_batch_rows", "histogram", "Rows that ran through a model together.")
             for model, histogram in sorted(self._rows.items(), key=_first):
-                lines += histogram.lines("zoo_batch_rows", _labels(model=model))
-        lines += _heading("zoo_model_version", "gauge", "Processes in which a version answers.")
-        lines += [f"zoo_model_version{{{_labels(model=model, version=str(version), engine=engine)}}} 1" for model, version, engine in versions]
+                lines += histogram.lines("zoo_batch_rows", labelled(model=model))
+        lines += heading("zoo_model_version", "gauge", "Processes in which a version answers.")
+        lines += [f"zoo_model_version{{{labelled(model=model, version=str(version), engine=engine)}}} 1" for model, version, engine in versions]
         for name, value in (gauges or {}).items():
             lines += [f"# TYPE {name} gauge", f"{name} {value:.17g}"]
         return "\n".join(lines) + "\n"
@@ -192,17 +192,24 @@ def merged(pages: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _labels(**labels: str) -> str:
+def labelled(**labels: str) -> str:
+    """Returns labels as they stand in a Prometheus page.
+
+    Example:
+        >>> labelled(model="m", status="OK")
+        'model="m",status="OK"'
+    """
     escaped = {name: value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for name, value in labels.items()}
     return ",".join(f'{name}="{value}"' for name, value in escaped.items())
 
 
 def _own(facts: Facts, api: str, protocol: str) -> str:
     version = str(facts.version) if facts.version else ""
-    return _labels(model=facts.model, version=version, signature=facts.signature, engine=facts.engine, api=api, protocol=protocol)
+    return labelled(model=facts.model, version=version, signature=facts.signature, engine=facts.engine, api=api, protocol=protocol)
 
 
-def _heading(name: str, kind: str, text: str) -> list[str]:
+def heading(name: str, kind: str, text: str) -> list[str]:
+    """Returns the lines ahead of a metric's samples."""
     return [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
 
 

@@ -179,7 +179,7 @@ def serve(
             )
         )
         with asyncio.Runner(loop_factory=_new_loop) as runner:
-            running = _Running(rest, listener, grpc, operations, options, _pages(manager, metrics))
+            running = _Running(rest, listener, grpc, operations, options, _pages(manager, metrics, shadow))
             runner.run(running.run(lambda: announce(manager, addresses) if announce else None))
 
 
@@ -332,7 +332,7 @@ def http_server(application: RestApplication, **settings: Any) -> Any:
     return uvicorn.Server(uvicorn.Config(application, **quiet, **settings))
 
 
-def _pages(manager: Manager, metrics: Metrics | None) -> dict[str, Callable[[], str]]:
+def _pages(manager: Manager, metrics: Metrics | None, shadow: Shadow | None) -> dict[str, Callable[[], str]]:
     """The pages of metrics that this process has, by their names."""
     from zoo.serving.metrics import process_gauges
 
@@ -341,7 +341,7 @@ def _pages(manager: Manager, metrics: Metrics | None) -> dict[str, Callable[[], 
 
     def own() -> str:
         versions = [(source.name, number, found.engine) for source in manager.sources for number, found in manager.loaded(source.name).items()]
-        return metrics.own_page(process_gauges(), versions)
+        return metrics.own_page(process_gauges(), versions) + ("" if shadow is None else shadow.page())
 
     return {"tf": metrics.page, "own": own}
 
@@ -349,7 +349,7 @@ def _pages(manager: Manager, metrics: Metrics | None) -> dict[str, Callable[[], 
 def _operations(manager: Manager, metrics: Metrics | None, options: ServerOptions, shadow: Shadow | None) -> Operations:
     from zoo.serving.operations import Operations
 
-    pages = _pages(manager, metrics)
+    pages = _pages(manager, metrics, shadow)
 
     async def page() -> str:
         own = pages["own"]()

@@ -27,6 +27,7 @@ import numpy
 
 from zoo.errors import UsageError
 from zoo.files import write_text
+from zoo.serving.metrics import heading, labelled
 from zoo.serving.observation import Run
 from zoo.serving.status import StatusError
 
@@ -43,6 +44,16 @@ WRITE_SECONDS = 5.0
 SAY_SECONDS = 60.0
 PROBABILITIES = ("probabilities", "scores")
 LABELS = ("label", "class_id")
+COUNTS = {
+    "requests": "Requests that both versions answered.",
+    "rows": "Their rows.",
+    "disagreements": "The rows among them with another label.",
+    "distance": "The sum of the rows' distances.",
+    "errors": "Requests that only the copy failed at.",
+    "failures": "Requests that only the version that answers failed at.",
+    "dropped": "Requests that were not copied.",
+}
+"""What is counted for Prometheus; see `Drift`."""
 _NOTHING: tuple[()] = ()
 
 
@@ -283,6 +294,17 @@ class Shadow:
             }
             for model, version in self._targets.items()
         ]
+
+    def page(self) -> str:
+        """Returns this process's counts as a Prometheus page."""
+        lines = []
+        with self._lock:
+            for name, text in COUNTS.items():
+                lines += heading(f"zoo_shadow_{name}_total", "counter", text)
+                for (model, answered, copied), drift in sorted(self._drifts.items()):
+                    labels = labelled(model=model, answered_by=str(answered), copied_to=str(copied))
+                    lines.append(f"zoo_shadow_{name}_total{{{labels}}} {getattr(drift, name):.17g}")
+        return "\n".join(lines) + "\n"
 
     def _drift(self, run: Run, other: int) -> Drift:
         self._changed.add(run.model)
