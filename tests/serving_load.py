@@ -216,6 +216,8 @@ async def _load(url: str, sent: bytes, seconds: float, rate: float, clients: int
     async def ask() -> None:
         nonlocal answered
         began = time.perf_counter()
+        while free and free[-1][0].at_eof():  # it was idle until the server let go of it
+            free.pop()[1].close()
         reader, writer = free.pop() if free else await asyncio.open_connection(host, int(port))
         writer.write(sent)
         head = await reader.readuntil(b"\r\n\r\n")
