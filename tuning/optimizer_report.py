@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 BINS_PER_DECADE = 2  # of the curve over the learning rates
 LIMITS = (
     "The configuration of a cell is the best of few trials on few validation images, so that chance flatters its validation accuracy; the test "
-    "accuracy has had no part in the choice. The intervals tell of the seeds alone, not of the draw of the trials. Many optimizers are compared, each "
-    "with an interval of its own, so that a few of the differences that seem shown are chance."
+    "accuracy has had no part in the choice. The intervals tell of the seeds alone, not of the draw of the trials. Many optimizers are compared, "
+    "each with an interval of its own, so that a few of the differences that seem shown are chance."
 )
 
 
