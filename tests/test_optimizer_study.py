@@ -305,3 +305,12 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not empty and holds no study"):
         run_study(PLAN, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", ["seed-1.json", "trials.csv"])
+def test_a_damaged_file_is_named(name: str, whole: tuple[Path, list[Progress]], tmp_path: Path) -> None:
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    damaged = PLAN.cells()[1].directory(tmp_path) / name
+    damaged.write_text("number\n1\n")
+    with pytest.raises(StudyError, match=rf"{name} cannot be read .* Remove it, and run the study again"):
+        run_study(PLAN, tmp_path)
