@@ -16,7 +16,7 @@ import io
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,13 +60,14 @@ def read_priors(model: str, path: Path | None = None) -> list[Prior]:
 
     Args:
         model: Of the family.
-        path: Another file than the shipped one.
+        path: Another file than the shipped one; one with a column `family` may hold several.
 
     Example:
         >>> all(0 < prior.val_accuracy <= 1 for prior in read_priors("relu_mlp"))
         True
     """
-    file = path or resources.files("tuning") / "priors" / f"{model_info(model).family}.csv"
+    family = model_info(model).family
+    file = path or resources.files("tuning") / "priors" / f"{family}.csv"
     if not file.is_file():
         return []
     rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
@@ -81,6 +82,7 @@ def read_priors(model: str, path: Path | None = None) -> list[Prior]:
             row["command"],
         )
         for row in rows
+        if row.get("family", family) == family
     ]
 
 
@@ -168,6 +170,11 @@ def find_prior(family: str, dataset: str, optimizer: str, trials: int, epochs: i
     return Prior(optimizer, dataset, round(best.val_accuracy, 6), best.epochs, recipe.seed, dict(best.config), command)
 
 
+def prior_row(prior: Prior) -> dict[str, Any]:
+    """Returns a prior as a row of its file, the configuration as JSON."""
+    return {field.name: getattr(prior, field.name) for field in fields(Prior)} | {"config": json.dumps(dict(prior.config))}
+
+
 def write_prior(path: Path, prior: Prior) -> None:
     """Puts a row into a family's file in the place of the one for the same data set and optimizer; the best of a data set comes first."""
     rows = [row for row in read_priors(path.stem, path) if (row.dataset, row.optimizer) != (prior.dataset, prior.optimizer)]
@@ -176,7 +183,7 @@ def write_prior(path: Path, prior: Prior) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in fields(Prior))
-    writer.writerows([*astuple(row)[:5], json.dumps(dict(row.config)), row.command] for row in rows)
+    writer.writerows(prior_row(row).values() for row in rows)
     write_text(path, text.getvalue())
 
 

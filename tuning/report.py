@@ -78,7 +78,11 @@ def write_report(result: SearchResult) -> Path:
         _picture(folder, "anytime", lambda figure: _draw_anytime(figure, result), ANYTIME, "best validation accuracy over time"),
         "## Learning rate",
         _picture(
-            folder, "learning_rate", lambda figure: _draw_learning_rates(figure, result, groups, figures), _panels(len(groups)), "sensitivity to it"
+            folder,
+            "learning_rate",
+            lambda figure: draw_learning_rates(figure, result, groups, figures),
+            panels_size(len(groups)),
+            "sensitivity to it",
         ),
         "## What mattered",
         *_importance_sections(result, groups, best, folder),
@@ -133,7 +137,7 @@ def plot_search(source: Path, directory: Path | None) -> list[Path] | None:
     drawings = {
         "optimizers": (lambda figure: _draw_optimizers(figure, groups, figures), _height(len(groups))),
         "anytime": (lambda figure: _draw_anytime(figure, result), ANYTIME),
-        "learning_rate": (lambda figure: _draw_learning_rates(figure, result, groups, figures), _panels(len(groups))),
+        "learning_rate": (lambda figure: draw_learning_rates(figure, result, groups, figures), panels_size(len(groups))),
         "budget": (lambda figure: _draw_budget(figure, groups, figures), BUDGET),
     }
     return [file for name, (draw, size) in drawings.items() for file in save_figure(draw, (directory or source / "plots") / name, size)]
@@ -194,9 +198,9 @@ def _overview(result: SearchResult, best: Trial) -> str:
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     epochs = sum(trial.epochs for trial in result.trials)
     interval = result.interval()
-    sure = f" (95 % interval of the validation images: {_percent(interval[0])} to {_percent(interval[1])})" if interval else ""
+    sure = f" (95 % interval of the validation images: {percent(interval[0])} to {percent(interval[1])})" if interval else ""
     return (
-        f"Best validation accuracy **{_percent(best.val_accuracy)}**{sure}, by trial {best.number} after {best.epochs} epochs.\n\n"
+        f"Best validation accuracy **{percent(best.val_accuracy)}**{sure}, by trial {best.number} after {best.epochs} epochs.\n\n"
         f"{len(states)} trials ({counted}), {epochs} epochs in {clock(result.elapsed)}; {100 * result.overhead:.0f} % of the time was not spent in "
         f"training steps. {result.ended[:1].upper()}{result.ended[1:]}{'.' if result.ended else ''}{compiling(result.compilation)}"
     )
@@ -224,7 +228,7 @@ def compiling(found: Compilation | None) -> str:
 
 
 def _settings_table(config: Mapping[str, Any]) -> str:
-    return _table(("hyperparameter", "value"), [(name, _value(value)) for name, value in config.items()])
+    return table(("hyperparameter", "value"), [(name, _value(value)) for name, value in config.items()])
 
 
 def _retrain(result: SearchResult, best: Trial) -> str:
@@ -252,10 +256,10 @@ def _optimizer_table(groups: Mapping[str, list[Trial]], figures: Mapping[int, fl
         low, high = bootstrap_best([figures[trial.number] for trial in known])
         best = max(known, key=lambda trial: trial.val_accuracy or 0)
         values = configuration({key: value for key, value in best.config.items() if key != "optimizer"})
-        measured = f"{_percent(best.val_accuracy)} after {best.epochs}"
-        expected = f"{_percent(max(figures[trial.number] for trial in known))} ({_percent(low)} to {_percent(high)})"
+        measured = f"{percent(best.val_accuracy)} after {best.epochs}"
+        expected = f"{percent(max(figures[trial.number] for trial in known))} ({percent(low)} to {percent(high)})"
         rows.append((name or "all", str(len(trials)), str(bad), measured, expected, f"`{values}`"))
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def warm_start_sections(result: SearchResult, figures: Mapping[int, float]) -> list[str]:
@@ -272,7 +276,7 @@ def warm_start_sections(result: SearchResult, figures: Mapping[int, float]) -> l
     if evidence is None:
         return ["## Warm start", f"The search began with configurations of {study}, but too few trials have been trained to compare them."]
     rows = [
-        (name, str(len(group)), *(_percent(value) if math.isfinite(value) else "none" for value in (_middle(group), max(group, key=_low))))
+        (name, str(len(group)), *(percent(value) if math.isfinite(value) else "none" for value in (_middle(group), max(group, key=_low))))
         for name, group in ((f"from {study}", evidence.own), ("in turn with them", evidence.others))
     ]
     agreement = "" if math.isnan(evidence.agreement) else f" What they reached there and here agrees by {evidence.agreement:.2f} (Spearman)."
@@ -283,7 +287,7 @@ def warm_start_sections(result: SearchResult, figures: Mapping[int, float]) -> l
     )
     return [
         "## Warm start",
-        _table(("the first trials", "trials", "median", "best"), rows),
+        table(("the first trials", "trials", "median", "best"), rows),
         verdict,
     ]
 
@@ -315,17 +319,26 @@ def _trial_table(result: SearchResult) -> str:
     rows = []
     for trial in result.ranking[:LISTED]:
         shown = f"`{configuration(trial.config)}`"
-        rows.append((str(trial.number), trial.state, _percent(trial.val_accuracy), str(trial.epochs), f"{trial.seconds:.1f}", trial.source, shown))
+        rows.append((str(trial.number), trial.state, percent(trial.val_accuracy), str(trial.epochs), f"{trial.seconds:.1f}", trial.source, shown))
     note = "" if len(result.trials) <= LISTED else f"\n\nThe best {LISTED}; the others are in `trials.csv`."
-    return _table(header, rows) + note
+    return table(header, rows) + note
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table.
+
+    Example:
+        >>> print(table(("a", "b"), [("1", "2")]))
+        | a | b |
+        | --- | --- |
+        | 1 | 2 |
+    """
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Returns a share as `97.50 %`; empty for None."""
     return "" if value is None else f"{100 * value:.2f} %"
 
 
@@ -354,7 +367,8 @@ def _height(rows: int) -> tuple[float, float]:
     return 7.5, 1.1 + 0.34 * rows
 
 
-def _panels(count: int) -> tuple[float, float]:
+def panels_size(count: int) -> tuple[float, float]:
+    """Returns width and height in inches of a figure with a panel per optimizer."""
     columns = min(COLUMNS, count)
     return 1.2 + 2.1 * max(columns, 2), 0.9 + 2.0 * math.ceil(count / columns)
 
@@ -398,14 +412,23 @@ def _draw_anytime(figure: Figure, result: SearchResult) -> None:
     axes.legend(loc="lower right", frameon=False)
 
 
-def _learning_rate(trial: Trial) -> float | None:
+def learning_rate_of(trial: Trial) -> float | None:
+    """Returns the learning rate of a trial; None where its space has none."""
     for name in (f"{trial.optimizer}.learning_rate", "learning_rate", "lr"):
         if isinstance(trial.config.get(name), float):
             return float(trial.config[name])
     return None
 
 
-def _draw_learning_rates(figure: Figure, result: SearchResult, groups: Mapping[str, list[Trial]], figures: Mapping[int, float]) -> None:
+def draw_learning_rates(figure: Figure, result: SearchResult, groups: Mapping[str, list[Trial]], figures: Mapping[int, float]) -> None:
+    """Draws the validation accuracy over the learning rate, a panel per optimizer in the order of `groups`.
+
+    Args:
+        figure: An empty one.
+        result: Gives the ranges.
+        groups: The trials of each optimizer.
+        figures: Number of a trial -> its figure, 0..1; NaN for one that diverged or failed.
+    """
     from matplotlib.ticker import LogLocator, NullFormatter
 
     columns = min(COLUMNS, len(groups))
@@ -413,7 +436,7 @@ def _draw_learning_rates(figure: Figure, result: SearchResult, groups: Mapping[s
     window = _window([figures[trial.number] for trials in groups.values() for trial in _known(trials, figures)])
     look = _look(groups)
     for panel, (name, trials) in zip(panels, groups.items(), strict=False):
-        points = [(rate, figures[trial.number]) for trial in trials if (rate := _learning_rate(trial)) is not None]
+        points = [(rate, figures[trial.number]) for trial in trials if (rate := learning_rate_of(trial)) is not None]
         known = [(rate, max(100 * figure, window[0])) for rate, figure in points if math.isfinite(figure)]
         bad = [(rate, window[0]) for rate, figure in points if not math.isfinite(figure)]
         for marks, marker, colour in ((known, "o", look[name][0]), (bad, "x", RED)):

@@ -78,7 +78,7 @@ def _subcommands() -> dict[str, ModuleType]:
     own = {module.name: importlib.import_module(f"zoo.commands.{module.name}") for module in pkgutil.iter_modules(commands.__path__)}
     others = {entry_point.name: _load(entry_point) for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
     modules = {name: module for name, module in {**others, **own}.items() if not name.startswith("_")}
-    order = ("list", "info", "predict", "train", "evaluate", "reproduce", "verify", "tune", "export", "check", "serve", "demo")
+    order = ("list", "info", "predict", "train", "evaluate", "reproduce", "verify", "tune", "study", "export", "check", "serve", "demo")
     return dict(sorted(modules.items(), key=lambda item: (order.index(item[0]) if item[0] in order else len(order), item[0])))
 
 

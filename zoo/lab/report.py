@@ -13,7 +13,7 @@ from pathlib import Path
 from zoo.errors import UsageError
 from zoo.figures import save_figure
 from zoo.files import write_text
-from zoo.lab.claim import Claim, Finding, Tables, Verdict
+from zoo.lab.claim import Claim, Finding, Row, Tables, Verdict
 from zoo.lab.laboratory import Laboratory
 
 PAGE = "README.md"
@@ -58,7 +58,7 @@ def examine(claim: Claim, laboratory: Laboratory, directory: str | Path) -> Outc
     tables = claim.measure(laboratory)
     seconds = time.perf_counter() - started
     finding = claim.judge(tables)
-    files = [_write_table(directory / f"{claim.name}-{name}.csv", rows) for name, rows in tables.items()]
+    files = [write_table(directory / f"{claim.name}-{name}.csv", rows) for name, rows in tables.items()]
     files += save_figure(lambda figure: claim.draw(tables, figure), directory / claim.name)
     record = {
         "claim": claim.name,
@@ -75,13 +75,20 @@ def examine(claim: Claim, laboratory: Laboratory, directory: str | Path) -> Outc
     return Outcome(claim, finding, tables, tuple(files), seconds, laboratory.dataset, laboratory.seeds)
 
 
-def _write_table(path: Path, rows: Sequence[object]) -> Path:
+def write_table(path: Path, rows: Sequence[Row]) -> Path:
+    """Writes rows with the same columns as CSV, atomically.
+
+    Args:
+        path: The file.
+        rows: At least one; the columns are in the order of the first.
+
+    Returns:
+        The file.
+    """
     table = io.StringIO()
-    first = rows[0]
-    assert isinstance(first, dict)
-    writer = csv.DictWriter(table, list(first), lineterminator="\n")
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)  # type: ignore[arg-type]
+    writer.writerows(rows)
     write_text(path, table.getvalue())
     return path
 
