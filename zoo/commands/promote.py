@@ -16,9 +16,7 @@ HELP = "move a version label in models.config, or roll it back, by hand or by wh
 EXAMPLES = """  zoo promote cnn_bn.mnist 2                 the label stable names version 2
   zoo promote cnn_bn.mnist latest --label canary
   zoo promote cnn_bn.mnist 2 --auto          if what `zoo serve --shadow cnn_bn.mnist:2` has measured permits it, else back
-  zoo promote cnn_bn.mnist --rollback
-
-exit status: 0 the label names the version; 1 it does not, as after a refusal or a rollback by --auto; 2 wrong usage"""
+  zoo promote cnn_bn.mnist --rollback"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", default="stable", help="the label that moves (default: stable)")
     parser.add_argument("--rollback", action="store_true", help="move the label back to the version that it came from")
     parser.add_argument(
-        "--auto", action="store_true", help="promote where the shadow's figures keep the thresholds; else leave the label, or roll it back"
+        "--auto",
+        action="store_true",
+        help="promote where the shadow's figures keep the thresholds; else leave the label, or roll it back, with exit status 1",
     )
     thresholds = parser.add_argument_group("thresholds of --auto")
     thresholds.add_argument("--max-disagreement", type=_share, default=0.01, metavar="SHARE", help="rows with another label (default: 0.01)")
