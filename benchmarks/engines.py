@@ -280,32 +280,27 @@ def line_calls(table: Table, arguments: argparse.Namespace, repository: Path) ->
             report(table, found, str(batch), line="calls", subject=subject, batch=batch, unit="images/s")
 
 
-def line_requests(table: Table, arguments: argparse.Namespace, repository: Path) -> None:
+def asked(task: str, repository: Path, engine: str, subject: str, seconds: float) -> dict[str, Any]:
+    """What callers in another process get out of a server."""
     from zoo.serving import start
 
-    def measure(engine: str, subject: str) -> dict[str, Any]:
-        with start(repository / subject, 0, *flags(engine)) as server:
-            rates = run("ask", subject=subject, rest=server.url, grpc=server.grpc, seconds=arguments.seconds)
-            return {"served_by": served_by(server.said), "rates": rates}
+    with start(repository / subject, 0, *flags(engine)) as server:
+        rates = run(task, subject=subject, rest=server.url, grpc=server.grpc, seconds=seconds)
+        return {"served_by": served_by(server.said), "rates": rates}
 
+
+def line_requests(table: Table, arguments: argparse.Namespace, repository: Path) -> None:
     for subject in arguments.subjects:
-        found = best_of(arguments, lambda engine, subject=subject: measure(engine, subject))
+        found = best_of(arguments, lambda engine, subject=subject: asked("ask", repository, engine, subject, arguments.seconds))
         for protocol in CALLS:
             report(table, found, protocol, line="requests", subject=subject, batch=1, unit=f"requests/s, {protocol}")
 
 
 def line_batches(table: Table, arguments: argparse.Namespace, repository: Path) -> None:
-    from zoo.serving import start
-
-    def measure(engine: str, subject: str) -> dict[str, Any]:
-        with start(repository / subject, 0, *flags(engine)) as server:
-            rates = run("ask_batches", subject=subject, rest=server.url, grpc=server.grpc, seconds=arguments.seconds)
-            return {"served_by": served_by(server.said), "rates": rates}
-
     for subject in arguments.subjects:
         job = {"subject": subject, "repository": str(repository), "seconds": arguments.seconds}
         limit = best_of(arguments, lambda engine, job=job: run("limits", engine=engine, **job))
-        found = best_of(arguments, lambda engine, subject=subject: measure(engine, subject))
+        found = best_of(arguments, lambda engine, subject=subject: asked("ask_batches", repository, engine, subject, arguments.seconds))
         for engine, measured in found.items():
             for protocol, value in measured["rates"].items():
                 most = limit[engine]["rates"][protocol]

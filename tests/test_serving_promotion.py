@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 from collections import deque
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from serving_load import until
 from serving_models import half_plus
 
 from zoo.cli import main
@@ -233,10 +233,10 @@ def test_a_running_server_follows_and_no_request_fails(tmp_path: Path) -> None:
         for client in clients:
             client.start()
         try:
-            until(lambda: compared(server.url, (1, 2)) >= 100)
+            assert until(lambda: compared(server.url, (1, 2)) >= 100)
             decide = ["promote", MODEL, "2", *repository, "--auto", "--min-requests=100", "--max-latency-ratio=1000"]
-            until(lambda: main(decide) == 0)
-            until(lambda: compared(server.url, (2, 1)) >= 100)
+            assert until(lambda: main(decide) == 0)
+            assert until(lambda: compared(server.url, (2, 1)) >= 100)
             assert main(decide) == 0, "it stays"
             page = requests.get(f"{server.url}/metrics", timeout=30).text
             assert f'zoo_shadow_disagreements_total{{model="{MODEL}",answered_by="1",copied_to="2"}} 0' in page
@@ -249,22 +249,15 @@ def test_a_running_server_follows_and_no_request_fails(tmp_path: Path) -> None:
         (tmp_path / "later").rename(base / "3")
         assert main(["promote", MODEL, "3", *repository]) == 0
         labelled = f"{url}/labels/stable/metadata"
-        until(lambda: requests.get(labelled, timeout=30).json().get("model_spec", {}).get("version") == "3")
+        assert until(lambda: requests.get(labelled, timeout=30).json().get("model_spec", {}).get("version") == "3")
         assert main(["promote", MODEL, "--rollback", *repository]) == 0
-        until(lambda: requests.get(labelled, timeout=30).json().get("model_spec", {}).get("version") == "2")
+        assert until(lambda: requests.get(labelled, timeout=30).json().get("model_spec", {}).get("version") == "2")
 
 
 def compared(url: str, pair: tuple[int, int]) -> int:
     (shadow,) = requests.get(f"{url}/shadow", timeout=30).json()["shadows"]
     found = {(entry["answered_by"], entry["copied_to"]): entry["requests"] for entry in shadow["comparisons"]}
     return int(found.get(pair, 0))
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.1)
 
 
 def answering(manager: Manager, name: str, **which: Any) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy
 import pytest
 import requests
+from serving_load import until
 from serving_models import QUICK, Running, half_plus, serving, several
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
@@ -129,20 +129,13 @@ def test_a_shadow_that_is_not_there_yet_and_one_that_goes(tmp_path: Path) -> Non
         url = f"{server.url}/v1/models/half:predict"
         assert requests.post(url, json=body, timeout=30).json() == {"predictions": [1.5]}
         (tmp_path / "made").rename(base / "2")
-        wait_until(lambda: 2 in server.manager.loaded("half"))
+        assert until(lambda: 2 in server.manager.loaded("half"))
         assert requests.post(url, json=body, timeout=30).json() == {"predictions": [1.5]}
         shutil.rmtree(base / "2")
-        wait_until(lambda: 2 not in server.manager.loaded("half"))
+        assert until(lambda: 2 not in server.manager.loaded("half"))
         assert requests.post(url, json=body, timeout=30).json() == {"predictions": [1.5]}
     drift = only(base, 2)
     assert (drift.requests, drift.rows, drift.labelled, drift.greatest) == (1, 1, 0, 1.0), "the offsets differ by 1"
-
-
-def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
 
 
 def test_a_share_of_the_traffic(trained: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The version that the label came from keeps the label `LABEL-previous`, which say
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ class ModelsConfig:
         after = labels[label + PREVIOUS]
         return Change(model, label, labels.get(label), after, self._relabel(model, {label: after, label + PREVIOUS: None}))
 
-    def _relabel(self, model: str, labels: dict[str, int | None] | dict[str, int]) -> tuple[int, ...]:
+    def _relabel(self, model: str, labels: Mapping[str, int | None]) -> tuple[int, ...]:
         """Writes labels, and returns the versions of the policy where that changed, too."""
         source = self.source(model)
         wanted = {name: version for name, version in {**source.labels, **labels}.items() if version is not None}

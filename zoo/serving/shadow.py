@@ -330,16 +330,21 @@ class Shadow:
     def _copy(self, run: Run, other: int) -> None:
         requests, outputs, seconds = len(run.rows) or 1, None, 0.0
         try:
-            with self._manager.lease(run.model, other) as (_, servable):
-                signature = servable.signature(run.signature.name)
-                if signature is not None and signature.inputs.keys() == run.arrays.keys():
-                    began = time.perf_counter()
-                    outputs = signature.run(run.arrays, tuple(run.outputs or ()))
-                    seconds = time.perf_counter() - began
+            _, servable = self._manager.acquire(run.model, other)
+        except StatusError:  # it was unloaded meanwhile, which is no fault of its answers
+            return
+        try:
+            signature = servable.signature(run.signature.name)
+            if signature is not None and signature.inputs.keys() == run.arrays.keys():
+                began = time.perf_counter()
+                outputs = signature.run(run.arrays, tuple(run.outputs or ()))
+                seconds = time.perf_counter() - began
         except StatusError:
             outputs = None
         except Exception:  # ours; the client has its answer
             logger.exception("Version %d of %s failed at a copy", other, run.model)
+        finally:
+            servable.release()
         with self._lock:
             drift = self._drift(run, other)
             if run.outputs is None:
