@@ -33,12 +33,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from table import Table
 
 import zoo
 from zoo.console import load_backend
+
+if TYPE_CHECKING:
+    from zoo.serving.servable import Servable
 
 RESULTS = Path(__file__).parent / "results" / "engines.csv"
 COLUMNS = ("line", "subject", "engine", "served_by", "batch", "callers")
@@ -122,12 +125,17 @@ def rate(callers: Sequence[Callable[[], Any]], seconds: float) -> float:
     return sum(counts) / (time.perf_counter() - began)
 
 
-def calls(job: dict[str, Any]) -> dict[str, Any]:
-    """Images per second by batch, in this process."""
+def loaded(job: dict[str, Any]) -> Servable:
+    """The version that a job is about, on its engine."""
     from zoo.serving.servable import Servable, SessionOptions
 
     threads = SessionOptions(intra_op_threads=0, inter_op_threads=0) if job["engine"] == REFERENCE else None
-    servable = Servable(Path(job["repository"]) / job["subject"] / "1", threads, "tf" if threads else job["engine"])
+    return Servable(Path(job["repository"]) / job["subject"] / "1", threads, "tf" if threads else job["engine"])
+
+
+def calls(job: dict[str, Any]) -> dict[str, Any]:
+    """Images per second by batch, in this process."""
+    servable = loaded(job)
     signature = servable.signature()
     assert signature is not None
     found = {}
@@ -141,9 +149,7 @@ def limits(job: dict[str, Any]) -> dict[str, Any]:
     """Images per second by protocol, 32 at a time, in this process: what the server cannot exceed."""
     import numpy
 
-    from zoo.serving.servable import Servable
-
-    servable = Servable(Path(job["repository"]) / job["subject"] / "1", None, job["engine"])
+    servable = loaded(job)
     requests = {"gRPC": ("serving_default", {"image": images(32)}), "REST, b64": ("predict_bytes", {"image_bytes": numpy.array(files(32), object)})}
     found = {}
     for protocol, (name, arrays) in requests.items():

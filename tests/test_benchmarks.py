@@ -91,6 +91,7 @@ def test_search_anytime(tmp_path: Path) -> None:
     [
         ("calls", {"images/s"}),
         ("requests", {"requests/s, REST", "requests/s, gRPC"}),
+        ("batches", {f"images/s{where}" for where in (", gRPC", ", REST, b64", " in a process (gRPC)", " in a process (REST, b64)")}),
         ("start", {"s to the first answer", "MB with one model", "MB for each model more"}),
     ],
 )
