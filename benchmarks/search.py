@@ -3,7 +3,7 @@
     python benchmarks/search.py identical [--subjects digits_mlp,fashion_mlp,fashion_cnn,fashion_cnn_bf16] [--trials N [--peer-trials M]]
     python benchmarks/search.py overhead [--subjects fashion_mlp,fashion_cnn] [--trials 200]
     python benchmarks/search.py thousand [--trials 1000]
-    python benchmarks/search.py anytime [--subjects fashion_mlp,fashion_cnn] [--seeds 5] [--seconds 240] [--peers ...]
+    python benchmarks/search.py anytime [--subjects fashion_mlp,fashion_cnn] [--seeds 5] [--seconds 240] [--engines ...] [--resume] [--one-processor]
 
 - `identical`: the same list of configurations, as one oracle with one seed gives it, trained by `keras_tuner.RandomSearch` and
   by `tuning.CompiledTuner`; finished trials per minute, building and compiling included.
@@ -13,23 +13,29 @@
 
 The space is which of six optimizers, and that optimizer's own numbers. No search is given configurations known to be good. The
 clock starts when data and libraries are loaded and nothing is built. Peers are written as their documentation shows. Every
-figure is appended to `results/search.csv`; ratios, not times, are what carries over to other machines.
+figure is appended to `results/search.csv`; ratios, not times, are what carries over to other machines. `anytime` takes hours:
+what each search reached and when is kept in `results/search_curves.csv`, and `--resume` runs only what is not there yet.
+With `--one-processor` each search has one processor to itself, and as many run at once as there are processors.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import dataclasses
 import json
 import os
+import queue
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +63,7 @@ OVERHEAD = {"digits_mlp": 0.50, "fashion_mlp": 0.10, "fashion_cnn": 0.05}  # sha
 THOUSAND_SECONDS = 300.0
 OURS, PEERS = "neuron-zoo", ("kt_random", "kt_bayesian", "kt_hyperband", "optuna_tpe_hyperband")
 FRACTION = 0.2
+CURVES = "search_curves.csv"
 Curve = list[tuple[float, float]]
 
 
@@ -236,7 +243,7 @@ ENGINES: dict[str, Callable[..., dict[str, Any]]] = {
 
 def run(engine: str, subject: str, seed: int = 0, **job: Any) -> dict[str, Any]:
     """Runs an engine in a process of its own, for so many `epochs` per trial, and `trials` or `seconds`."""
-    job = {"trials": None, "seconds": None, "options": {}, **job, "engine": engine, "subject": subject, "seed": seed}
+    job = {"trials": None, "seconds": None, "processors": None, "options": {}, **job, "engine": engine, "subject": subject, "seed": seed}
     done = subprocess.run([sys.executable, __file__, "worker", json.dumps(job)], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{engine} failed on {subject}: {done.stderr.strip().splitlines()[-1]}")
@@ -284,19 +291,69 @@ def thousand(table: Table, arguments: argparse.Namespace) -> None:
 
 def anytime(table: Table, arguments: argparse.Namespace) -> None:
     for subject in arguments.subjects or ("fashion_mlp", "fashion_cnn"):
-        seeds = arguments.seeds or (5 if subject == "fashion_mlp" else 3)
-        curves: dict[str, list[Curve]] = {}
-        for seed in range(seeds):  # seed by seed, so that a slow hour slows all alike
-            for engine in (*arguments.peers, OURS):
-                found = run(engine, subject, seed, epochs=9, seconds=arguments.seconds)
-                curves.setdefault(engine, []).append([(second, value) for second, value in found["curve"] if second <= arguments.seconds])
-                row = {"line": "anytime", "subject": subject, "engine": engine, "seed": seed, "trials": found["trials"]}
-                best = max((value for _, value in curves[engine][-1]), default=0.0)
-                table.add(**row, epochs=len(found["curve"]), seconds=arguments.seconds, value=best, unit="best val_accuracy")
-        judge(table, subject, curves, arguments.seconds)
+        curves = curves_of(subject, arguments.seeds or (5 if subject == "fashion_mlp" else 3), table, arguments)
+        if OURS in curves and len(curves) > 1:
+            judge(table, subject, curves, arguments.seconds, 1 if arguments.one_processor else table.about["cores"])
 
 
-def judge(table: Table, subject: str, curves: dict[str, list[Curve]], seconds: float) -> None:
+def curves_of(subject: str, seeds: int, table: Table, arguments: argparse.Namespace) -> dict[str, list[Curve]]:
+    """Runs every engine with every seed, where that was not done before; returns what each reached and when."""
+    processors = sorted(os.sched_getaffinity(0))
+    shares = [[processor] for processor in processors] if arguments.one_processor else [processors]
+    free: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+    for share in shares:
+        free.put(share)
+
+    def curve_of(seed: int, engine: str) -> Curve:
+        record = {"subject": subject, "engine": engine, "seed": seed, "limit": arguments.seconds, **table.about, "cores": len(shares[0])}
+        known = earlier_curve(arguments.out.with_name(CURVES), record) if arguments.resume else None
+        if known is not None:
+            return known
+        share = free.get()
+        try:
+            return search_for(table, arguments, record, share)
+        finally:
+            free.put(share)
+
+    runs = [(seed, engine) for seed in range(seeds) for engine in arguments.engines]  # seed by seed, so that a slow hour slows all alike
+    with ThreadPoolExecutor(len(shares)) as pool:
+        found = list(pool.map(lambda one: curve_of(*one), runs))
+    return {name: [curve for (_, engine), curve in zip(runs, found, strict=True) if engine == name] for name in arguments.engines}
+
+
+WRITING = threading.Lock()
+
+
+def search_for(table: Table, arguments: argparse.Namespace, record: Mapping[str, Any], processors: Sequence[int]) -> Curve:
+    """Runs one engine for its time on some processors, keeps when it reached what, and returns it."""
+    found = run(record["engine"], record["subject"], record["seed"], epochs=9, seconds=arguments.seconds, processors=processors)
+    curve: Curve = []
+    for second, value in found["curve"]:
+        if second <= arguments.seconds and value > max((reached for _, reached in curve), default=0.0):
+            curve.append((second, value))
+    path = arguments.out.with_name(CURVES)
+    row = {"line": "anytime", **{name: record[name] for name in ("subject", "engine", "seed", "cores")}, "trials": found["trials"]}
+    best = curve[-1][1] if curve else 0.0
+    with WRITING:
+        new = not path.is_file()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, (*record, "second", "val_accuracy"), lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerows({**record, "second": second, "val_accuracy": round(value, 6)} for second, value in curve)
+        table.add(**row, epochs=len(found["curve"]), seconds=arguments.seconds, value=best, unit="best val_accuracy")
+    return curve
+
+
+def earlier_curve(path: Path, record: Mapping[str, Any]) -> Curve | None:
+    """Returns what the same search reached in an earlier run on such a machine; None where there was none. Of ours, the commit counts."""
+    names = [name for name in record if name != "commit" or record["engine"] == OURS]
+    with path.open(newline="") if path.is_file() else contextlib.nullcontext([]) as file:
+        rows = [row for row in csv.DictReader(file) if all(row[name] == str(record[name]) for name in names)]
+    return [(float(row["second"]), float(row["val_accuracy"])) for row in rows] or None
+
+
+def judge(table: Table, subject: str, curves: dict[str, list[Curve]], seconds: float, cores: int) -> None:
     """Compares when the best peer's final median is reached: by the peer's median curve, and by each of our seeds."""
     finals = {engine: median_best(found, seconds) for engine, found in curves.items() if engine != OURS}
     peer = max(finals, key=lambda engine: finals[engine])
@@ -304,7 +361,7 @@ def judge(table: Table, subject: str, curves: dict[str, list[Curve]], seconds: f
     moments = sorted(second for curve in curves[peer] for second, _ in curve)
     theirs = next(second for second in moments if median_best(curves[peer], second) >= target)
     ours = statistics.median(next((second for second, value in curve if value >= target), float("inf")) for curve in curves[OURS])
-    row = {"line": "anytime", "subject": subject, "seed": "all", "unit": f"s to {target:.4f}"}
+    row = {"line": "anytime", "subject": subject, "seed": "all", "cores": cores, "unit": f"s to {target:.4f}"}
     table.add(**row, engine=peer, seconds=seconds, value=theirs)
     for name, reference in (("of the peer's time", theirs), (f"of {seconds:g} s", seconds)):
         verdict = {"ratio": reference / ours, "wanted": f"<= {FRACTION:g} {name}", "met": "yes" if ours <= FRACTION * reference else "no"}
@@ -318,8 +375,11 @@ def median_best(curves: Sequence[Curve], second: float) -> float:
 
 def main() -> None:
     if sys.argv[1:2] == ["worker"]:
+        job = json.loads(sys.argv[2])
+        if job["processors"]:
+            os.sched_setaffinity(0, job["processors"])
         load_backend()
-        print(json.dumps(worker(json.loads(sys.argv[2]))))
+        print(json.dumps(worker(job)))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("line", choices=("identical", "overhead", "thousand", "anytime"))
@@ -328,7 +388,12 @@ def main() -> None:
     parser.add_argument("--peer-trials", type=int, help="identical: the peer trains only so many of the list; its rate is the same throughout")
     parser.add_argument("--seeds", type=int, help="anytime: seeds per engine (default: 5 for MLPs, 3 for CNNs)")
     parser.add_argument("--seconds", type=float, default=240.0, help="anytime: the time of each search (default: 240)")
-    parser.add_argument("--peers", type=lambda text: text.split(","), default=PEERS, help=f"anytime (default: {','.join(PEERS)})")
+    parser.add_argument(
+        "--resume", action="store_true", help=f"anytime: take what is in {CURVES}, beside the CSV file, of the same versions and processor"
+    )
+    parser.add_argument("--one-processor", action="store_true", help="anytime: one processor for each search, and as many searches at once")
+    everyone = (*PEERS, OURS)
+    parser.add_argument("--engines", type=lambda text: text.split(","), default=everyone, help=f"anytime (default: {','.join(everyone)})")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the CSV file that rows are appended to")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

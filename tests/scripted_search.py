@@ -38,7 +38,13 @@ class ScriptedEngine:
     """Accuracies follow from the learning rate; adam above 0.0005 diverges, rmsprop cannot be built with an epsilon above 0.01."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds, self.calls = seconds, list[tuple[int, int]]()
+        self.seconds, self.calls, self.halted = seconds, list[tuple[int, int]](), False
+
+    def beside(self) -> ScriptedEngine:
+        return ScriptedEngine(self.seconds)
+
+    def halt(self) -> None:
+        self.halted = True
 
     def run(
         self, recipe: Recipe, until: int, snapshot: Snapshot | None = None, on_epoch: OnEpoch | None = None, deadline: float = math.inf
@@ -52,7 +58,7 @@ class ScriptedEngine:
         rows = []
         while epoch < until:
             time.sleep(self.seconds)
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or self.halted:
                 return Segment("stopped", tuple(rows), snapshot, OUT_OF_TIME)
             epoch += 1
             accuracy = round((0.95 - 0.1 * abs(math.log10(rate) + 2)) * (1 - 0.5**epoch), 6)

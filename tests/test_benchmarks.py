@@ -76,13 +76,14 @@ def test_search(arguments: tuple[str, ...], tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_search_anytime(tmp_path: Path) -> None:
     out = tmp_path / "search.csv"
-    options = ("--subjects", "digits_mlp", "--seeds", "1", "--seconds", "15", "--peers", "kt_random,optuna_tpe_hyperband")
+    options = ("--subjects", "digits_mlp", "--seeds", "1", "--seconds", "15", "--engines", "kt_random,optuna_tpe_hyperband,neuron-zoo", "--resume")
     printed = run("search.py", "anytime", *options, "--out", str(out))
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["engine"] for row in rows[:3]] == ["kt_random", "optuna_tpe_hyperband", "neuron-zoo"]
     assert all(0 < float(row["value"]) <= 1 for row in rows[:3])
     assert printed.count("wanted") == 2
+    assert run("search.py", "anytime", *options, "--out", str(out)) == "\n".join([*printed.splitlines()[3:], ""])  # all from the record
 
 
 @pytest.mark.slow

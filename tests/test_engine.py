@@ -8,6 +8,7 @@ import math
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,6 +83,11 @@ def engine(digits: tuple[zoo.Dataset, zoo.Dataset]) -> CompiledEngine:
 
 
 @pytest.fixture(scope="module")
+def xla(digits: tuple[zoo.Dataset, zoo.Dataset]) -> CompiledEngine:
+    return CompiledEngine(*digits, xla=True)
+
+
+@pytest.fixture(scope="module")
 def plain(digits: tuple[zoo.Dataset, zoo.Dataset]) -> PlainEngine:
     return PlainEngine(*digits)
 
@@ -111,8 +117,10 @@ def assert_equals_fit(recipe: Recipe, segment: Segment, digits: tuple[zoo.Datase
 
 
 @pytest.mark.parametrize("name", zoo.list_optimizers())
-def test_every_optimizer_gives_what_fit_gives(name: str, engine: CompiledEngine, digits: tuple[zoo.Dataset, zoo.Dataset]) -> None:
+@pytest.mark.parametrize("which", ["engine", "xla"])
+def test_every_optimizer_gives_what_fit_gives(which: str, name: str, digits: tuple[zoo.Dataset, zoo.Dataset], request: pytest.FixtureRequest) -> None:
     """On a program that another configuration of the optimizer has made and used."""
+    engine: CompiledEngine = request.getfixturevalue(which)
     recipe = dataclasses.replace(MLP, optimizer=name)
     engine.run(recipe, until=1)
     made = len(engine.programs)
@@ -122,6 +130,7 @@ def test_every_optimizer_gives_what_fit_gives(name: str, engine: CompiledEngine,
     segment = engine.run(other, until=3)
     if name not in ("rmsprop", "lion"):  # whose default has no momentum or decay, and so another graph
         assert len(engine.programs) == made
+    assert {program.jit for program in engine.programs.values()} == {which == "xla"}
     assert_equals_fit(other, segment, digits)
 
 
@@ -153,12 +162,11 @@ def test_bfloat16_gives_what_fit_gives(engine: CompiledEngine, digits: tuple[zoo
         assert row["val_loss"] == pytest.approx(expected["val_loss"], rel=0.05)
 
 
-def test_xla_gives_what_fit_gives(digits: tuple[zoo.Dataset, zoo.Dataset]) -> None:
-    engine = CompiledEngine(*digits, xla=True)
-    recipe = dataclasses.replace(MLP, optimizer="adam", learning_rate=0.01)
-    segment = engine.run(recipe, until=3)
-    assert [program.jit for program in engine.programs.values()] == [True]
-    assert_equals_fit(recipe, segment, digits)
+def test_xla_is_for_long_epochs(digits: tuple[zoo.Dataset, zoo.Dataset]) -> None:
+    for batch_size, expected in ((64, False), (8, True)):
+        engine = CompiledEngine(*digits)
+        engine.run(dataclasses.replace(MLP, batch_size=batch_size), until=1)
+        assert [program.jit for program in engine.programs.values()] == [expected]
 
 
 def test_xla_is_left_out_where_its_numbers_or_its_speed_differ(digits: tuple[zoo.Dataset, zoo.Dataset]) -> None:
@@ -179,10 +187,10 @@ PAUSED = {
 }
 
 
-@pytest.mark.parametrize(("which", "kind"), [*(("engine", kind) for kind in PAUSED), ("plain", next(iter(PAUSED)))])
+@pytest.mark.parametrize(("which", "kind"), [*(("engine", kind) for kind in PAUSED), ("xla", "small network"), ("plain", next(iter(PAUSED)))])
 def test_a_paused_trial_ends_with_the_same_bits(which: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     engine: Engine = request.getfixturevalue(which)
-    rungs = (1, 3, 9) if which == "engine" else (1, 2)
+    rungs = (1, 2) if which == "plain" else (1, 3, 9)
     recipe = dataclasses.replace(PAUSED[kind], epochs=rungs[-1])
     whole = engine.run(recipe, until=rungs[-1])
     snapshot, rows = None, []
@@ -194,7 +202,7 @@ def test_a_paused_trial_ends_with_the_same_bits(which: str, kind: str, tmp_path:
         segment.snapshot.write(tmp_path / "snapshot.npz")
         snapshot = Snapshot.read(tmp_path / "snapshot.npz")
         other = dataclasses.replace(recipe, learning_rate=0.0123, seed=until, epochs=1)
-        if which == "engine":  # the plain engine shares nothing
+        if which != "plain":  # which shares nothing
             engine.run(other, until=1)
     assert without_seconds(rows) == without_seconds(whole.history)
     assert without_seconds(snapshot.history) == without_seconds(whole.history)
@@ -203,6 +211,29 @@ def test_a_paused_trial_ends_with_the_same_bits(which: str, kind: str, tmp_path:
     for name, array in whole.snapshot.arrays.items():
         assert array.tobytes() == snapshot.arrays[name].tobytes(), name
     assert snapshot.start == whole.snapshot.start
+
+
+def test_engines_beside_each_other_give_the_bits_that_they_give_alone(digits: tuple[zoo.Dataset, zoo.Dataset]) -> None:
+    recipes = [*PAUSED.values(), dataclasses.replace(PAUSED["small network"], batch_size=8, optimizer="momentum")]
+    alone = CompiledEngine(*digits)
+    expected = [alone.run(recipe, until=3) for recipe in recipes]
+    first = CompiledEngine(*digits)
+    with ThreadPoolExecutor(len(recipes)) as pool:  # all build, compile and train at once
+        engines = [first, *(first.beside() for _ in recipes[1:])]
+        found = list(pool.map(lambda engine, recipe: engine.run(recipe, until=3), engines, recipes))
+    for segment, known in zip(found, expected, strict=True):
+        assert without_seconds(segment.history) == without_seconds(known.history)
+        assert segment.snapshot is not None
+        assert known.snapshot is not None
+        for name, array in known.snapshot.arrays.items():
+            assert array.tobytes() == segment.snapshot.arrays[name].tobytes(), name
+    assert all(len(engine.programs) == 1 for engine in engines)
+
+
+def test_a_halted_engine_stops_within_the_epoch(digits: tuple[zoo.Dataset, zoo.Dataset]) -> None:
+    engine = CompiledEngine(*digits).beside()
+    segment = engine.run(MLP, until=3, on_epoch=lambda row: engine.halt() is not None)
+    assert (segment.state, segment.message, len(segment.history)) == ("stopped", OUT_OF_TIME, 1)
 
 
 def without_seconds(rows: Any) -> list[dict[str, float]]:

@@ -1,14 +1,15 @@
-"""The one worker that is the process itself, and what a job's failure is called."""
+"""The workers that are this process itself or its threads, and what a job's failure is called."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 from typing import Any
 
 from scripted_search import RECIPE, ScriptedEngine
 
-from tuning.executors import InProcess, Job, Outcome, reason, run_job
+from tuning.executors import InProcess, Job, Outcome, Threads, reason, run_job
 from tuning.segments import Segment, Snapshot
 from zoo.errors import UsageError
 
@@ -44,6 +45,50 @@ def test_a_job_goes_on_from_its_snapshot_and_ends_with_its_time() -> None:
     late = run_job(engine, job(seconds=0.0), 0, lambda row: False)
     assert late.segment is not None
     assert late.segment.state == "stopped"
+
+
+class Meeting(ScriptedEngine):
+    """An engine that trains only while another one does."""
+
+    def __init__(self, meeting: threading.Barrier) -> None:
+        super().__init__()
+        self.meeting = meeting
+
+    def run(self, *arguments: Any) -> Segment:
+        self.meeting.wait(timeout=30)
+        return super().run(*arguments)
+
+
+def test_threads_train_side_by_side() -> None:
+    meeting = threading.Barrier(2)
+    executor = Threads([Meeting(meeting), Meeting(meeting)])
+    assert (list(executor.free()), executor.wanted(), executor.local) == ([0, 1], 2, False)
+    executor.submit(0, job(number=4))
+    executor.submit(1, job(number=5, asks=True))
+    assert list(executor.free()) == []
+    rows: dict[int, list[float]] = {4: [], 5: []}
+
+    def on_row(number: int, row: Any) -> bool:
+        assert threading.current_thread() is threading.main_thread()
+        rows[number].append(row["epoch"])
+        return row["epoch"] == 2  # heeded by the one that asks
+
+    outcomes = {outcome.number: outcome for outcome in (executor.next_finished(on_row, 30.0), executor.next_finished(on_row, 30.0)) if outcome}
+    assert {number: outcome.segment.state for number, outcome in outcomes.items() if outcome.segment} == {4: "completed", 5: "stopped"}
+    assert {number: outcome.worker for number, outcome in outcomes.items()} == {4: 0, 5: 1}
+    assert rows == {4: [1, 2, 3], 5: [1, 2]}
+    assert list(executor.free()) == [0, 1]
+    assert executor.next_finished(on_row, 0.01) is None
+    executor.close()
+
+
+def test_closed_threads_stop_what_they_train() -> None:
+    engines = [ScriptedEngine(seconds=0.01), ScriptedEngine(seconds=0.01)]
+    executor = Threads(engines)
+    executor.submit(0, job(until=10**9))
+    executor.submit(1, job(until=10**9, asks=True))  # waits for an answer that does not come
+    executor.close()
+    assert not any(thread is not None and thread.is_alive() for thread in executor.threads)
 
 
 class Broken:

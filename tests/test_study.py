@@ -230,6 +230,19 @@ def test_a_budget_ends_the_search_and_what_waits_goes_on_later(tmp_path: Path, m
     assert {trial.state for trial in whole.trials} <= {"completed", "pruned", "diverged", "failed"}
 
 
+def test_the_clock_alone_has_trials_train_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning.study, "_threads", lambda settings, engine: 3)
+    seen: list[Status] = []
+    result = scripted(tmp_path, monkeypatch.setattr, budget=2.0, seconds=0.05, watch=seen.append)
+    assert max(len(status.running) for status in seen) == 3
+    numbers = [trial.number for trial in result.trials]
+    assert numbers == sorted(set(numbers))
+    assert len({str(trial.config) for trial in result.trials}) == len(numbers)
+    seen.clear()
+    scripted(tmp_path, monkeypatch.setattr, trials=len(numbers) + 9, watch=seen.append)  # this is to be repeatable
+    assert max(len(status.running) for status in seen) == 1
+
+
 def test_a_budget_too_small_for_one_trial_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = scripted(tmp_path, monkeypatch.setattr, budget=0.001)
     assert not result.ranking

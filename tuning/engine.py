@@ -8,8 +8,10 @@ gives is what plain Keras `fit` gives, to the tolerance of float32.
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PROGRAMS, STARTS = 48, 16  # how many are kept
+XLA_STEPS = 100  # of an epoch, from which on compiling by XLA pays: some 0.5 s for each program, against 0.3 ms and more in each step
+BUILDING = threading.RLock()  # building a model seeds the whole process, so that one thread at a time may
 
 
 class Recent(OrderedDict[Hashable, T]):
@@ -75,8 +79,8 @@ class CompiledEngine:
         training: The images to train on.
         validation: Evaluated after every epoch.
         programs: How many compiled programs are kept; the one unused for longest goes first.
-        xla: Has XLA compile networks without convolutions and random layers. It runs on one core with about four fifths of the
-            processor time, and takes two seconds more for each program: right for long searches where cores are scarce.
+        xla: Whether XLA compiles networks without convolutions and random layers; where None, whether their epochs are long
+            enough for it to pay.
 
     Example:
         >>> import zoo
@@ -89,11 +93,23 @@ class CompiledEngine:
         ('completed', '', 1)
     """
 
-    def __init__(self, training: Dataset, validation: Dataset, programs: int = PROGRAMS, xla: bool = False) -> None:
+    def __init__(self, training: Dataset, validation: Dataset, programs: int = PROGRAMS, xla: bool | None = None) -> None:
         self.training, self.validation, self.xla = training, validation, xla
+        self.halted = False
         self.programs: Recent[Program] = Recent(programs)
         self._starts: Recent[list[numpy.ndarray]] = Recent(STARTS)
         self._evaluations: WeakValueDictionary[Hashable, Evaluation] = WeakValueDictionary()  # kept by their programs
+
+    def beside(self) -> CompiledEngine:
+        """Returns an engine for another thread: programs of its own, on the same data."""
+        self._data  # noqa: B018 -- on the device before it is shared
+        other = copy.copy(self)
+        other.programs, other._evaluations = Recent(self.programs.limit), WeakValueDictionary()
+        return other
+
+    def halt(self) -> None:
+        """Has the trial that another thread trains here stop within about a second, as at its deadline."""
+        self.halted = True
 
     def run(
         self,
@@ -107,34 +123,38 @@ class CompiledEngine:
         """Trains a recipe up to an epoch; see `tuning.segments.Engine.run`, and for `improved` `HyperModelEngine.train`."""
         check_until(recipe, until)
         if reason := why_plain(recipe):
-            return PlainEngine(self.training, self.validation, reason).run(recipe, until, snapshot, on_epoch, deadline, improved)
+            with BUILDING:
+                return PlainEngine(self.training, self.validation, reason).run(recipe, until, snapshot, on_epoch, deadline, improved)
         began = time.perf_counter()
         steps, first = steps_per_epoch(recipe, self.training), 0 if snapshot is None else snapshot.epoch
         optimizer = make_optimizer(recipe, steps * recipe.epochs)
         schedule = optimizer._learning_rate
         kind, free = optimizer_structure(optimizer)
         structure, numbers = recipe_structure(recipe)
+        xla = steps >= XLA_STEPS if self.xla is None else self.xla
 
         def build() -> Program:
-            evaluation = self._evaluations.get(structure) or self._evaluation(recipe, numbers)
-            self._evaluations[structure] = evaluation
+            evaluation = self._evaluations.get((structure, xla)) or self._evaluation(recipe, numbers, xla)
+            self._evaluations[structure, xla] = evaluation
             return Program(evaluation, optimizer, free, recipe.batch_size)
 
         program, compile_seconds = compiled(self.programs, (structure, kind, recipe.batch_size), build)
         rates = learning_rates(schedule, first * steps, max(0, until - first) * steps)
         rows = partial(order, recipe.seed, images=len(self.training.labels))
         stretch = Stretch(program, numbers, free, rates, rows, first, until, snapshot, deadline, partial(_weaken, recipe, program), improved)
+        stretch.halted = lambda: self.halted
         stretch.load(lambda: self._start(recipe))
         stretch.build_seconds, stretch.compile_seconds = time.perf_counter() - began, compile_seconds
         return stretch.run(on_epoch)
 
-    def _evaluation(self, recipe: Recipe, numbers: Mapping[str, float]) -> Evaluation:
+    def _evaluation(self, recipe: Recipe, numbers: Mapping[str, float], xla: bool) -> Evaluation:
         """Builds the model that a recipe and its like train."""
-        trainer, _, _ = compile_trainer(recipe, self.training)
-        self._starts.find(start_structure(recipe), lambda: [variable.numpy().copy() for variable in trainer.variables])
+        with BUILDING:
+            trainer, _, _ = compile_trainer(recipe, self.training)
+            self._starts.find(start_structure(recipe), lambda: [variable.numpy().copy() for variable in trainer.variables])
         smoothing = SimpleNamespace(label_smoothing=recipe.label_smoothing, teacher=None)  # all that the loss reads of a recipe
         trainer.compile(trainer.optimizer, loss(cast(Recipe, smoothing)), metrics=[accuracy(recipe)])
-        return Evaluation(trainer, Slots(recipe_places(trainer, smoothing, numbers)), self._data, self.xla)
+        return Evaluation(trainer, Slots(recipe_places(trainer, smoothing, numbers)), self._data, xla)
 
     def _start(self, recipe: Recipe) -> list[numpy.ndarray]:
         """The values of a new model's variables."""
@@ -142,7 +162,8 @@ class CompiledEngine:
         def build() -> list[numpy.ndarray]:
             return [variable.numpy().copy() for variable in compile_trainer(recipe, self.training)[0].variables]
 
-        return self._starts.find(start_structure(recipe), build)
+        with BUILDING:
+            return self._starts.find(start_structure(recipe), build)
 
     @cached_property
     def _data(self) -> DeviceData:

@@ -8,7 +8,10 @@ snapshot that the job held.
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import queue
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -130,6 +133,69 @@ class InProcess:
 
     def close(self) -> None:
         self.job = None
+
+
+class Threads:
+    """Threads of this process, each with an engine of its own.
+
+    For engines whose steps let go of the interpreter's lock: small models do not train faster on several processors, so that as
+    many trials as there are processors train side by side in little more than the time of one.
+
+    Args:
+        engines: One for each thread; each has a method `halt`.
+    """
+
+    local = False
+
+    def __init__(self, engines: Sequence[Any]) -> None:
+        self.engines, self.size = engines, len(engines)
+        self.jobs: list[Job | None] = [None] * self.size
+        self.threads: list[threading.Thread | None] = [None] * self.size
+        self.heard: queue.SimpleQueue[tuple[int, Row | Outcome]] = queue.SimpleQueue()
+        self.answers: list[queue.SimpleQueue[bool]] = [queue.SimpleQueue() for _ in engines]
+        self.closed = False
+
+    def free(self) -> Sequence[int]:
+        return [index for index, job in enumerate(self.jobs) if job is None]
+
+    def wanted(self) -> int:
+        return len(self.free())
+
+    def submit(self, worker: int, job: Job) -> None:
+        self.jobs[worker] = job
+        self.threads[worker] = threading.Thread(target=self._work, args=(worker, job), daemon=True, name=f"trial {job.number}")
+        self.threads[worker].start()  # type: ignore[union-attr]
+
+    def _work(self, worker: int, job: Job) -> None:
+        def on_epoch(row: Row) -> bool:
+            self.heard.put((worker, row))
+            return self.answers[worker].get() if job.asks and not self.closed else self.closed
+
+        self.heard.put((worker, run_job(self.engines[worker], job, worker, on_epoch)))
+
+    def next_finished(self, on_row: OnRow, timeout: float | None = None) -> Outcome | None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with contextlib.suppress(queue.Empty):
+            while True:
+                worker, content = self.heard.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+                job = self.jobs[worker]
+                assert job is not None
+                if isinstance(content, Outcome):
+                    self.jobs[worker] = None
+                    return content
+                ends = on_row(job.number, content)
+                if job.asks:
+                    self.answers[worker].put(ends)
+        return None
+
+    def close(self) -> None:
+        self.closed = True
+        for engine, answers in zip(self.engines, self.answers, strict=True):
+            engine.halt()
+            answers.put(True)
+        for thread in self.threads:
+            if thread is not None:
+                thread.join()
 
 
 @dataclass(kw_only=True)

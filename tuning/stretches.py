@@ -31,6 +31,7 @@ class Stretch:
         deadline: On the clock of `time.monotonic`.
         prepare: Called with the number of each epoch, from 0, before it begins.
         improved: Called with each epoch's row; where it returns True, the snapshot keeps the model as it is then.
+        halted: Asked now and then whether to stop as at the deadline.
         build_seconds: What was spent before.
         compile_seconds: Of that, compiling the program.
     """
@@ -46,6 +47,7 @@ class Stretch:
     deadline: float
     prepare: Callable[[int], None] = lambda epoch: None
     improved: Improved | None = None
+    halted: Callable[[], bool] = lambda: False
     build_seconds: float = 0.0
     compile_seconds: float = 0.0
 
@@ -96,7 +98,7 @@ class Stretch:
         rows = tf.constant(self.rows(epoch)[: program.rows], tf.int32)
         rates = tf.constant(self.rates[position : position + program.steps])
         progress = Progress(start=self.start)
-        while progress.step < program.steps and not progress.diverged and time.monotonic() < self.deadline:
+        while progress.step < program.steps and not progress.diverged and time.monotonic() < self.deadline and not self.halted():
             progress = program.train(rows, rates, self.vectors, progress)
         return progress
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import time
 import warnings
 from collections import Counter
@@ -24,7 +25,7 @@ from typing import Any
 import keras_tuner
 
 from tuning.dispatch import LOOKAHEAD, Dispatcher
-from tuning.executors import Executor, InProcess, Job, Outcome
+from tuning.executors import Executor, InProcess, Job, Outcome, Threads
 from tuning.history import History
 from tuning.hparams import write_trial
 from tuning.oracles import Observation, Proposer, distribution
@@ -47,6 +48,7 @@ ENGINES = ("compiled", "plain", "ray")
 POLL_SECONDS = 0.5  # between two looks at a shared study in which others are at work
 WORKERS_PER_LOOK = 50  # with very many workers, so many times fewer looks at what the trials gave: each result tells little
 DEATHS = 3  # of its workers, before a trial counts as failed
+SIDE_BY_SIDE = 8  # trials that this process trains at once, at most: the interpreter runs between their stretches
 OVERTIME = 10.0  # seconds after the budget's end until workers that have not come to a stop are ended
 
 
@@ -137,7 +139,9 @@ def search(
         batch_size: Images per step of a hypermodel's trials.
         seed: Of a hypermodel's search; with a recipe its own counts.
         engine: `"compiled"`; `"ray"`, which is the same on the machines of a Ray cluster; or `"plain"` Keras as the reference.
-        workers: Processes that train, each with an equal share of the processors; with one, this process itself. With Ray one for
+        workers: Processes that train, each with an equal share of the processors; with one, this process itself, one trial after
+            the other. Where None, the trials of a search that ends by the clock alone train side by side in this process, one on
+            each of up to eight processors; others one after the other, which makes a search repeatable. With Ray one process for
             each of the cluster's processors, unless given. The trials' results do not depend on it, but which configurations are
             proposed does: a sampler knows less when several trials are under way.
         address: Of the Ray cluster, such as `ray://head:10001`; one that runs on this machine, or a new one, where None.
@@ -202,7 +206,9 @@ def search(
     )
     subject = _subject(settings, hypermodel, data, data_dir)
     rules = create_scheduler(scheduler, settings.epochs, reduction, min(first, settings.epochs))
-    proposer = Proposer(sampler, subject.space, settings.seed, settings.epochs, parallel=_parallel(engine, workers, storage))
+    threads = _threads(settings, engine) if workers is None and trials is None else 1
+    parallel = threads > 1 or engine == "ray" or (workers or 1) > 1 or storage is not None
+    proposer = Proposer(sampler, subject.space, settings.seed, settings.epochs, parallel)
     enqueued = _enqueued(settings, subject.space) if priors else []
     if other is not None:
         enqueued = begin_with(other, subject.space, enqueued, settings.seed)
@@ -213,7 +219,7 @@ def search(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(currentThread|getName)", DeprecationWarning)
             run = _Search(subject, settings, place, rules, proposer, _Limits(started, budget, trials), checkpoints, tensorboard, on_trial, watch)
-            return run.run(lambda: _executor(subject, engine, workers, address))
+            return run.run(lambda: _executor(subject, engine, workers, threads, address))
     finally:
         lock.release()
 
@@ -251,19 +257,27 @@ def resume(directory: str | Path, *, budget: float | None = None, trials: int | 
     return search(settings.recipe, optimizers=optimizers, budget=budget, trials=trials, directory=directory, **{**kept, **arguments})
 
 
-def _parallel(engine: str, workers: int | None, storage: str | None) -> bool:
-    """Tells whether several trials may be under way at once."""
-    return engine == "ray" or (workers or 1) > 1 or storage is not None
+def _threads(settings: Settings, engine: str) -> int:
+    """Returns how many trials this process can train side by side.
+
+    A user's own hypermodel is built by the user's code, which may not be made for threads; an accelerator is faster with one.
+    """
+    import tensorflow as tf
+
+    if settings.recipe is None or engine != "compiled" or tf.config.list_physical_devices("GPU"):
+        return 1
+    return min(SIDE_BY_SIDE, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def _executor(subject: ZooSubject | ArraySubject, engine: str, workers: int | None, address: str | None) -> Executor:
+def _executor(subject: ZooSubject | ArraySubject, engine: str, workers: int | None, threads: int, address: str | None) -> Executor:
     """Creates what trains: this process where one worker is enough."""
     if engine == "ray":
         from tuning.ray_workers import RayWorkers
 
         return RayWorkers(subject, "compiled", workers, address)
     if workers is None or workers == 1:
-        return InProcess(subject.engine(engine))
+        first: Any = subject.engine(engine)
+        return Threads([first, *(first.beside() for _ in range(threads - 1))]) if threads > 1 else InProcess(first)
     from tuning.workers import Workers
 
     return Workers(subject, engine, workers)
