@@ -160,7 +160,7 @@ def finished(tuner: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def compiled_tuner(recipe: zoo.Recipe, training: Any, validation: Any, job: dict[str, Any], directory: str) -> dict[str, Any]:
-    """KerasTuner's random oracle, on shared compiled steps."""
+    """KerasTuner's random oracle, on shared compiled steps, one trial on each processor."""
     import keras_tuner
 
     import tuning

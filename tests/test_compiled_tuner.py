@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -291,8 +292,73 @@ def test_the_zoos_own_hypermodel_shares_steps_too(tmp_path: Path) -> None:
     recipe = zoo.Recipe("relu_mlp", "digits", hyperparameters={"units": 16}, epochs=1, label_smoothing=0.1, schedule="constant")
     hypermodel = tuning.ZooHyperModel(recipe, training, ["momentum"], study="optimizers")
     search = tuner(hypermodel, tmp_path, trials=2)
+    search.at_once = 1
     search.search(training.images, training.labels, validation_data=(validation.images, validation.labels), epochs=1, batch_size=128, verbose=0)
     assert not search.plain_reasons
     assert len(search._recipe_engine[1].programs) == 1
     trial = search.oracle.get_best_trials(1)[0]
     assert search.get_best_models(1)[0].evaluate(validation.images, validation.labels, verbose=0)[1] == pytest.approx(trial.score, abs=1e-5)
+
+
+# -- side by side ------------------------------------------------------------------------------------------------------
+
+
+def zoos_own(oracle: keras_tuner.Oracle, directory: Path, at_once: int | None) -> CompiledTuner:
+    """Searches over two optimizers of a small MLP on digits."""
+    training, validation = zoo.load_dataset("digits", "train_minus_validation"), zoo.load_dataset("digits", "validation")
+    recipe = zoo.Recipe("relu_mlp", "digits", hyperparameters={"units": 16}, epochs=2, schedule="constant")
+    hypermodel = tuning.ZooHyperModel(recipe, training, ["sgd", "adam"], study="optimizers")
+    search = CompiledTuner(oracle, hypermodel, directory=str(directory), at_once=at_once)
+    pair = (validation.images, validation.labels)
+    search.search(training.images, training.labels, validation_data=pair, epochs=2, batch_size=128, verbose=0)
+    return search
+
+
+def test_trials_side_by_side_give_what_they_give_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuning.compiled_tuner.trials_at_once", lambda: 3)  # the default of random search
+    names: set[str] = set()
+    begin = CompiledTuner.on_trial_begin
+    monkeypatch.setattr(CompiledTuner, "on_trial_begin", lambda search, trial: names.add(threading.current_thread().name) or begin(search, trial))
+    found = []
+    for at_once, threads in ((1, 1), (None, 3)):
+        names.clear()
+        oracle = keras_tuner.oracles.RandomSearchOracle("val_accuracy", max_trials=8, seed=1)
+        search = zoos_own(oracle, tmp_path / str(at_once), at_once)
+        found.append(
+            [(oracle.trials[name].hyperparameters.values, oracle.trials[name].status, oracle.trials[name].score) for name in oracle.start_order]
+        )
+        assert search.get_best_models(1)
+        assert len(names) == threads
+    assert found[0] == found[1]
+
+
+def test_an_oracle_that_waits_for_results_is_asked_again(tmp_path: Path) -> None:
+    oracle = keras_tuner.oracles.HyperbandOracle("val_accuracy", max_epochs=4, factor=2, seed=1)
+    zoos_own(oracle, tmp_path, 3)
+    assert {trial.status for trial in oracle.trials.values()} <= {"COMPLETED", "FAILED"}
+    assert any("tuner/trial_id" in trial.hyperparameters.values for trial in oracle.trials.values())
+
+
+def test_an_interrupt_ends_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(search: CompiledTuner, trial: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CompiledTuner, "on_trial_end", interrupt)
+    oracle = keras_tuner.oracles.RandomSearchOracle("val_accuracy", max_trials=10**6, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        zoos_own(oracle, tmp_path, 2)
+    assert not any(thread.name.startswith(str(tmp_path)) for thread in threading.enumerate())
+
+
+def test_an_oracle_that_raises_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(oracle: keras_tuner.Oracle, trial_id: str) -> Any:
+        raise ArithmeticError("no more")
+
+    monkeypatch.setattr(keras_tuner.oracles.RandomSearchOracle, "populate_space", broken)
+    with pytest.raises(ArithmeticError, match="no more"):
+        zoos_own(keras_tuner.oracles.RandomSearchOracle("val_accuracy", max_trials=9, seed=1), tmp_path, 3)
+
+
+def test_no_trial_at_once_is_refused() -> None:
+    with pytest.raises(UsageError, match="1 or more"):
+        CompiledTuner(keras_tuner.oracles.RandomSearchOracle("val_accuracy"), dense, at_once=0)

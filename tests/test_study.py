@@ -231,7 +231,7 @@ def test_a_budget_ends_the_search_and_what_waits_goes_on_later(tmp_path: Path, m
 
 
 def test_the_clock_alone_has_trials_train_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning.study, "_threads", lambda settings, engine: 3)
+    monkeypatch.setattr(tuning.study, "trials_at_once", lambda: 3)
     seen: list[Status] = []
     result = scripted(tmp_path, monkeypatch.setattr, budget=2.0, seconds=0.05, watch=seen.append)
     assert max(len(status.running) for status in seen) == 3

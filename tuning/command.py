@@ -57,7 +57,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     search.add_argument(
         "--engine", choices=("compiled", "plain", "ray"), default="compiled", help="ray: on a Ray cluster; plain: stock Keras (default: compiled)"
     )
-    search.add_argument("--workers", type=int, metavar="N", help="processes that train, each on its share of the cores (default: 1; of Ray: all)")
+    search.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that train, each on its share of the cores (default: this one; of Ray: all)",
+    )
     search.add_argument("--address", help="of the Ray cluster, such as ray://head:10001 (default: the one on this machine, or a new one)")
     trial = parser.add_argument_group("each trial")
     trial.add_argument("--epochs", type=int, help="epochs of a whole trial (default: 9)")

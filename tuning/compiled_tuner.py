@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import keras
 import keras_tuner
 from keras_tuner import errors
+from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
 from tuning.engine import CompiledEngine, HyperModelEngine
+from tuning.executors import trials_at_once
 from tuning.hypermodel import ZooHyperModel
-from tuning.segments import Point, Row, Segment, Snapshot
+from tuning.segments import OUT_OF_TIME, Point, Row, Segment, Snapshot
 from zoo.errors import UsageError
 from zoo.specs import Recipe
 
@@ -24,6 +29,7 @@ EPOCHS, EARLIER = "tuner/epochs", "tuner/trial_id"  # what Hyperband's oracle ad
 BEST, LAST = "best.npz", "last-{}.npz"
 ARGUMENTS = {"validation_data", "validation_split", "epochs", "batch_size", "shuffle", "callbacks", "verbose"}
 # Callbacks that need no more than epochs, and change nothing of the step.
+IDLE_SECONDS = 0.05  # until an oracle that waits for other trials is asked again
 CALLBACKS = (keras.callbacks.EarlyStopping, keras.callbacks.CSVLogger, keras.callbacks.TerminateOnNaN)
 
 
@@ -42,10 +48,16 @@ class CompiledTuner(keras_tuner.Tuner):
         oracle: Any KerasTuner oracle; a stock tuner's is its `.oracle`.
         hypermodel: Any hypermodel or function that builds a compiled model.
         seed: Seeds every trial's initialization, order of samples and random layers.
+        at_once: How many trials of the zoo's own hypermodel train side by side, each on a thread; where None, one on each of up to
+            eight processors under random search, whose proposals do not depend on results, and otherwise one, which makes the
+            search repeatable. Other hypermodels are built by code that may not be made for threads, and train one by one.
         **arguments: Of `keras_tuner.Tuner`, such as `directory`, `project_name`, `overwrite`, `executions_per_trial`.
 
     Attributes:
         plain_reasons: Trial id -> why plain `fit` trained it.
+
+    Raises:
+        UsageError: `at_once` is below 1.
 
     Example:
         >>> import keras, keras_tuner, numpy, tempfile, tuning
@@ -61,13 +73,17 @@ class CompiledTuner(keras_tuner.Tuner):
         3
     """
 
-    def __init__(self, oracle: keras_tuner.Oracle, hypermodel: Any, *, seed: int = 0, **arguments: Any) -> None:
+    def __init__(self, oracle: keras_tuner.Oracle, hypermodel: Any, *, seed: int = 0, at_once: int | None = None, **arguments: Any) -> None:
+        if at_once is not None and at_once < 1:
+            raise UsageError(f"at_once must be 1 or more. Received: {at_once!r}.")
         super().__init__(oracle, hypermodel, **arguments)
-        self.seed = seed
+        self.seed, self.at_once = seed, at_once
         self.plain_reasons: dict[str, str] = {}
         self._engine: HyperModelEngine | None = None
         self._data: list[Any] = []
         self._recipe_engine: tuple[HyperModelEngine, CompiledEngine] | None = None
+        self._thread = threading.local()  # a thread's own engine of recipes
+        self._turn = threading.Lock()
 
     def search(self, x: Any = None, y: Any = None, **arguments: Any) -> None:
         """Searches.
@@ -82,7 +98,61 @@ class CompiledTuner(keras_tuner.Tuner):
         Raises:
             UsageError: The inputs and targets differ in length.
         """
-        super().search(*(array for array in (x, y) if array is not None), **arguments)
+        data = tuple(array for array in (x, y) if array is not None)
+        count = self._count_at_once(data, arguments)
+        if count == 1:
+            super().search(*data, **arguments)
+            return
+        self.oracle.verbose = arguments.get("verbose", self.oracle.verbose)
+        first = self._recipes(self._engine_for(*data, **arguments))
+        engines = [first, *(first.beside() for _ in range(count - 1))]
+        self.on_search_begin()
+        with ThreadPoolExecutor(count, thread_name_prefix=self.project_dir) as pool:
+            threads = [pool.submit(self._search, index, engine, data, arguments) for index, engine in enumerate(engines)]
+            try:
+                for thread in as_completed(threads):
+                    thread.result()
+            finally:
+                for engine in engines:
+                    engine.halt()
+        self.on_search_end()
+
+    def _count_at_once(self, data: tuple[Any, ...], arguments: Mapping[str, Any]) -> int:
+        """Returns how many trials train side by side."""
+        validated = arguments.get("validation_data") is not None or arguments.get("validation_split")
+        if type(self.hypermodel) is not ZooHyperModel or not validated or self._why_stock(data, arguments) or self.max_model_size:
+            return 1
+        if self.at_once is not None:
+            return self.at_once
+        return trials_at_once() if type(self.oracle) is keras_tuner.oracles.RandomSearchOracle else 1
+
+    def _search(self, index: int, engine: CompiledEngine, data: tuple[Any, ...], arguments: Mapping[str, Any]) -> None:
+        """One thread's part of a search: KerasTuner's own loop, as a tuner with a number."""
+        self._thread.engine = engine
+        try:
+            self._take_trials(f"{self.tuner_id}_{index}" if index else self.tuner_id, engine, data, arguments)
+        except BaseException:
+            if THREADS[self.oracle] == threading.current_thread().name:  # what an oracle raises leaves it locked
+                THREADS[self.oracle] = None
+                LOCKS[self.oracle].release()
+            raise
+
+    def _take_trials(self, tuner_id: str, engine: CompiledEngine, data: tuple[Any, ...], arguments: Mapping[str, Any]) -> None:
+        while not engine.halted:
+            with self._turn:
+                self.pre_create_trial()
+                trial = self.oracle.create_trial(tuner_id)
+                if trial.status == "RUNNING":
+                    self.on_trial_begin(trial)
+            if trial.status == "STOPPED":
+                return
+            if trial.status == "IDLE":
+                time.sleep(IDLE_SECONDS)
+                continue
+            trial = copy.deepcopy(trial)  # of one with the state "COMPLETED" the oracle expects a score, which it gives in the end
+            self._try_run_and_update_trial(trial, *data, **arguments)
+            with self._turn:
+                self.on_trial_end(trial)
 
     def run_trial(self, trial: Any, *data: Any, **arguments: Any) -> Any:
         """Trains one trial, as often as `executions_per_trial` says."""
@@ -114,7 +184,7 @@ class CompiledTuner(keras_tuner.Tuner):
         earlier = self._earlier(point.values, execution)
         recipe = self._recipe(point)
         if recipe is not None and engine.plain.validation is not None:
-            segment = self._recipes(engine).run(recipe, epochs, earlier, watched.on_epoch, improved=best.improved)
+            segment = getattr(self._thread, "engine", self._recipes(engine)).run(recipe, epochs, earlier, watched.on_epoch, improved=best.improved)
         else:
             began = time.perf_counter()
             keras.utils.set_random_seed(point.seed)
@@ -123,6 +193,8 @@ class CompiledTuner(keras_tuner.Tuner):
             built = time.perf_counter() - began
             segment = engine.train(model, point, epochs, earlier, watched.on_epoch, built=built, improved=best.improved)
         watched.end()
+        if segment.message == OUT_OF_TIME:  # halted; the trial stays as one that was under way
+            raise KeyboardInterrupt
         if segment.plain:
             self._say(trial, segment.plain)
         if segment.state == "diverged":

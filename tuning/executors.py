@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import queue
 import threading
 import time
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tuning.segments import OnEpoch, Row, Segment, Snapshot
 
 OnRow = Callable[[int, "Row"], bool]  # takes a trial's number and an epoch's row; returns whether the trial ends there
+AT_ONCE = 8  # trials that one process trains side by side, at most: between their stretches it is the interpreter's turn
 STARTS = 3  # deaths in a row, before a worker's first job, that end the search
 
 
@@ -133,6 +135,15 @@ class InProcess:
 
     def close(self) -> None:
         self.job = None
+
+
+def trials_at_once() -> int:
+    """Returns how many trials one process trains side by side: one on each processor, or one where there is an accelerator."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return 1
+    return min(AT_ONCE, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 class Threads:

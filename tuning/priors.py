@@ -5,7 +5,10 @@ of the search space) and the command that found it. The rows of a data set are w
 
     python -m tuning.priors relu_mlp --dataset digits --trials 20
 
-which searches among each optimizer's arguments alone, so that no optimizer is starved by another, and keeps its best whole trial.
+which searches among each optimizer's arguments alone, so that no optimizer is starved by another, and keeps its best whole trial;
+or all at once from a comparison that `zoo study optimizers` has made:
+
+    python -m tuning.priors --study study-optimizers
 """
 
 from __future__ import annotations
@@ -136,16 +139,22 @@ def _contains(hyperparameter: HyperParameter, value: Any) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Searches for the best configuration of each optimizer, and writes the rows of one family and data set."""
+    """Writes the rows of one family and data set by searching for each optimizer's best configuration, or those that a study found."""
     parser = argparse.ArgumentParser(prog="python -m tuning.priors", description="Write the configurations that searches begin with.")
-    parser.add_argument("family", help="a model's name")
-    parser.add_argument("--dataset", required=True)
+    parser.add_argument("family", nargs="?", help="a model's name")
+    parser.add_argument("--dataset")
+    parser.add_argument("--study", type=Path, metavar="DIR", help="of `zoo study optimizers`: takes its best configurations, of all its families")
     parser.add_argument("--trials", type=int, default=20, help="per optimizer (default: 20)")
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--optimizers", type=lambda text: text.split(","), help="comma-separated names (default: all); the rows of others stay")
     parser.add_argument("--directory", type=Path, default=Path(str(resources.files("tuning"))) / "priors", help="where the CSV files lie")
     options = parser.parse_args(arguments)
+    if options.study is not None:
+        adopt_study(options.study, options.directory)
+        return
+    if options.family is None or options.dataset is None:
+        parser.error("a family and --dataset are needed, or --study")
     for optimizer in options.optimizers or list_optimizers():
         prior = find_prior(options.family, options.dataset, optimizer, options.trials, options.epochs, options.batch_size)
         if prior is None:
@@ -153,6 +162,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         print(f"{optimizer}: {prior.val_accuracy:.4f} by {json.dumps(prior.config)}", flush=True)
         write_prior(options.directory / f"{options.family}.csv", prior)
+
+
+def adopt_study(study: Path, directory: Path) -> None:
+    """Puts the best configurations that a study of optimizers found into the families' files."""
+    portfolio = study / "portfolio.csv"
+    if not portfolio.is_file():
+        raise SystemExit(f"{study} holds no finished part of a study of optimizers: it has no {portfolio.name}.")
+    with portfolio.open(newline="", encoding="utf-8") as file:
+        families = list(dict.fromkeys(row["family"] for row in csv.DictReader(file)))
+    for family in families:
+        priors = read_priors(family, portfolio)
+        for prior in priors:
+            write_prior(directory / f"{family}.csv", prior)
+        print(f"{family}: {len(priors)} rows")
 
 
 def find_prior(family: str, dataset: str, optimizer: str, trials: int, epochs: int, batch_size: int) -> Prior | None:

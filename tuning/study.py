@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import time
 import warnings
 from collections import Counter
@@ -25,7 +24,7 @@ from typing import Any
 import keras_tuner
 
 from tuning.dispatch import LOOKAHEAD, Dispatcher
-from tuning.executors import Executor, InProcess, Job, Outcome, Threads
+from tuning.executors import Executor, InProcess, Job, Outcome, Threads, trials_at_once
 from tuning.history import History
 from tuning.hparams import write_trial
 from tuning.oracles import Observation, Proposer, distribution
@@ -48,7 +47,6 @@ ENGINES = ("compiled", "plain", "ray")
 POLL_SECONDS = 0.5  # between two looks at a shared study in which others are at work
 WORKERS_PER_LOOK = 50  # with very many workers, so many times fewer looks at what the trials gave: each result tells little
 DEATHS = 3  # of its workers, before a trial counts as failed
-SIDE_BY_SIDE = 8  # trials that this process trains at once, at most: the interpreter runs between their stretches
 OVERTIME = 10.0  # seconds after the budget's end until workers that have not come to a stop are ended
 
 
@@ -206,7 +204,8 @@ def search(
     )
     subject = _subject(settings, hypermodel, data, data_dir)
     rules = create_scheduler(scheduler, settings.epochs, reduction, min(first, settings.epochs))
-    threads = _threads(settings, engine) if workers is None and trials is None else 1
+    # A user's own hypermodel is built by the user's code, which may not be made for threads.
+    threads = trials_at_once() if workers is None and trials is None and recipe is not None and engine == "compiled" else 1
     parallel = threads > 1 or engine == "ray" or (workers or 1) > 1 or storage is not None
     proposer = Proposer(sampler, subject.space, settings.seed, settings.epochs, parallel)
     enqueued = _enqueued(settings, subject.space) if priors else []
@@ -255,18 +254,6 @@ def resume(directory: str | Path, *, budget: float | None = None, trials: int | 
     }
     optimizers = settings.optimizers or None
     return search(settings.recipe, optimizers=optimizers, budget=budget, trials=trials, directory=directory, **{**kept, **arguments})
-
-
-def _threads(settings: Settings, engine: str) -> int:
-    """Returns how many trials this process can train side by side.
-
-    A user's own hypermodel is built by the user's code, which may not be made for threads; an accelerator is faster with one.
-    """
-    import tensorflow as tf
-
-    if settings.recipe is None or engine != "compiled" or tf.config.list_physical_devices("GPU"):
-        return 1
-    return min(SIDE_BY_SIDE, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def _executor(subject: ZooSubject | ArraySubject, engine: str, workers: int | None, threads: int, address: str | None) -> Executor:

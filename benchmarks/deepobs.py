@@ -1,0 +1,135 @@
+"""DeepOBS's network 2c2d on Fashion-MNIST with the optimizers that DeepOBS tuned, beside DeepOBS's own logs.
+
+    python benchmarks/deepobs.py [--optimizers sgd,momentum,adam] [--seeds 3] [--epochs 100] [--runs DIR] [--data-dir DIR]
+
+The network, its initialization, the batch size of 128, the constant learning rates and the 60,000 unaugmented training images
+are DeepOBS's; as there, the figure is the accuracy on the test images after the last epoch, and no epoch is chosen. With a
+constant learning rate the first epochs of a long run are a short run, so that `--epochs 5` can be held against the logs, too.
+Runs go on where they were: `--epochs 100` after `--epochs 5` trains 95 more. It trains on any Keras backend.
+
+`deepobs_logs.csv` holds six of DeepOBS's own logs. Two things differ: DeepOBS measures on 78 whole batches, 9,984 of the 10,000
+test images, and its random numbers are others. Every epoch of every run is in `results/deepobs.csv`.
+
+Schneider, Balles, Hennig, DeepOBS: A Deep Learning Optimizer Benchmark Suite, 2019, https://arxiv.org/abs/1903.05499
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from table import Table
+
+import zoo
+from zoo.console import load_backend
+from zoo.layers import preprocess
+from zoo.training import TrainingRun
+
+HERE = Path(__file__).parent
+RESULTS, LOGS = HERE / "results" / "deepobs.csv", HERE / "deepobs_logs.csv"
+COLUMNS = ("optimizer", "learning_rate", "seed", "epoch", "test_loss", "train_loss", "seconds")
+VERSIONS = ("python", "keras", "backend", "commit")
+# Optimizer -> learning rate, other arguments, and DeepOBS's mean and standard deviation over ten seeds after 100 epochs, %.
+TUNED: dict[str, tuple[float, dict[str, float], tuple[float, float]]] = {
+    "sgd": (0.15848931925, {}, (92.27, 0.17)),
+    "momentum": (0.0025118864315, {"momentum": 0.99}, (92.14, 0.20)),
+    "adam": (0.00025118864315, {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8}, (92.34, 0.28)),
+}
+
+
+@zoo.register_model()
+def deepobs_2c2d(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10) -> Any:
+    """Two convolutions with pooling, then two fully connected layers, as DeepOBS has them.
+
+    Args:
+        input_shape: `(height, width, channels)` of the images, values 0..255.
+        num_classes: Length of the logits.
+
+    Returns:
+        A model from `image` to float32 `logits` `(batch, num_classes)`.
+    """
+    import keras
+    from keras import layers
+
+    def start() -> dict[str, Any]:
+        return {"kernel_initializer": keras.initializers.TruncatedNormal(stddev=0.05), "bias_initializer": keras.initializers.Constant(0.05)}
+
+    image = keras.Input(input_shape, name="image")
+    features = preprocess(image, 0.0, 255.0)
+    for level, filters in enumerate((32, 64), 1):
+        features = layers.Conv2D(filters, 5, padding="same", name=f"level{level}_conv", **start())(features)
+        features = layers.ReLU(name=f"level{level}_relu")(features)
+        features = layers.MaxPooling2D(2, padding="same", name=f"level{level}_pool")(features)
+    features = layers.Flatten(name="head_flatten")(features)
+    features = layers.Dense(1024, name="head_dense", **start())(features)
+    features = layers.ReLU(name="head_relu")(features)
+    return keras.Model(image, layers.Dense(num_classes, dtype="float32", name="logits", **start())(features))
+
+
+def train(optimizer: str, seed: int, arguments: argparse.Namespace) -> Sequence[Mapping[str, float]]:
+    """Trains one run to its last epoch, from where an earlier call left it; returns a row per epoch."""
+    rate, numbers, _ = TUNED[optimizer]
+    recipe = zoo.Recipe(
+        "deepobs_2c2d",
+        "fashion_mnist",
+        optimizer=optimizer,
+        optimizer_arguments=numbers,
+        learning_rate=rate,
+        schedule="constant",
+        batch_size=128,
+        epochs=arguments.epochs,
+        seed=seed,
+    )
+    splits = [zoo.load_dataset("fashion_mnist", split, data_dir=arguments.data_dir) for split in ("train", "test")]
+    run = TrainingRun(recipe, *splits, arguments.runs / f"{optimizer}-{seed}")
+    run.restore()
+    run.fit()
+    return run.history[: arguments.epochs]
+
+
+def logged(optimizer: str, epoch: int) -> list[float]:
+    """Returns DeepOBS's test accuracies after an epoch, in %, one for each log that is here."""
+    with LOGS.open(newline="") as file:
+        return [float(row["test_accuracy"]) for row in csv.DictReader(file) if (row["optimizer"], row["epoch"]) == (optimizer, str(epoch))]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, standard deviation and number of some accuracies."""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{deviation} (n={len(values)})" if values else "no log"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--optimizers", type=lambda text: text.split(","), default=list(TUNED), help=f"of {', '.join(TUNED)} (default: all)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: 3)")
+    parser.add_argument("--epochs", type=int, default=100, help="of each run (default: 100, as DeepOBS has it)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/deepobs"), help="where runs keep their state (default: runs/deepobs)")
+    parser.add_argument("--data-dir", type=Path, help="where TFDS keeps its data sets (default: TFDS_DATA_DIR, or TFDS's own)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the CSV file that rows are appended to")
+    arguments = parser.parse_args()
+    load_backend()
+    table = Table(arguments.out, COLUMNS, VERSIONS, lambda row: f"{row['optimizer']:<9} seed {row['seed']} epoch {row['epoch']:>3}")
+    reached: dict[str, list[float]] = defaultdict(list)
+    for seed in range(arguments.seeds):
+        for optimizer in arguments.optimizers:
+            for row in train(optimizer, seed, arguments):
+                about = {"optimizer": optimizer, "learning_rate": TUNED[optimizer][0], "seed": seed, "epoch": int(row["epoch"])}
+                measured = {"test_loss": row["val_loss"], "train_loss": row["loss"], "seconds": row["seconds"]}
+                table.add(**about, **measured, value=100 * row["val_accuracy"], unit="% of the test images")
+            reached[optimizer].append(100 * row["val_accuracy"])
+    for optimizer, values in reached.items():
+        mean, deviation = TUNED[optimizer][2]
+        print(
+            f"{optimizer:<9} after {arguments.epochs} epochs: here {spread(values)}; DeepOBS's logs {spread(logged(optimizer, arguments.epochs))}; "
+            f"DeepOBS after 100 epochs {mean:.2f} ± {deviation:.2f} (n=10)"
+        )
+
+
+if __name__ == "__main__":
+    main()
