@@ -4,15 +4,17 @@
     python benchmarks/search.py overhead [--subjects fashion_mlp,fashion_cnn] [--trials 200]
     python benchmarks/search.py thousand [--trials 1000]
     python benchmarks/search.py anytime [--subjects fashion_mlp,fashion_cnn] [--seeds 5] [--seconds 240] [--engines ...] [--resume] [--one-processor]
+    python benchmarks/search.py priors [--seeds 3] [--seconds 60]
 
 - `identical`: the same list of configurations, as one oracle with one seed gives it, trained by `keras_tuner.RandomSearch` and
   by `tuning.CompiledTuner`; finished trials per minute, building and compiling included.
 - `overhead`: the share of a search's wall time that is not spent inside training steps.
 - `thousand`: the wall time of a thousand trials of the digits MLP.
 - `anytime`: when a search reaches the best validation accuracy that the best peer's median seed has at the end of its time.
+- `priors`: when a search on MNIST, on which no shipped configuration was found, reaches with them what it has without at the end.
 
-The space is which of six optimizers, and that optimizer's own numbers. No search is given configurations known to be good. The
-clock starts when data and libraries are loaded and nothing is built. Peers are written as their documentation shows. Every
+The space is which of six optimizers, and that optimizer's own numbers. But for the last line, no search is given configurations
+known to be good. The clock starts when data and libraries are loaded and nothing is built. Peers are written as their documentation shows. Every
 figure is appended to `results/search.csv`; ratios, not times, are what carries over to other machines. `anytime` takes hours:
 what each search reached and when is kept in `results/search_curves.csv`, and `--resume` runs only what is not there yet.
 With `--one-processor` each search has one processor to itself, and as many run at once as there are processors.
@@ -52,6 +54,7 @@ FIXED: dict[str, Any] = {"batch_size": 128, "schedule": "constant", "validate": 
 MLP = zoo.Recipe("relu_mlp", "fashion_mnist", hyperparameters={"units": 256, "depth": 2}, epochs=9, **FIXED)
 CNN = zoo.Recipe("cnn", "fashion_mnist", hyperparameters={"filters": 32, "units": 128}, epochs=9, **FIXED)
 SUBJECTS = {
+    "mnist_mlp": dataclasses.replace(MLP, dataset="mnist"),
     "digits_mlp": zoo.Recipe("relu_mlp", "digits", hyperparameters={"units": 128, "depth": 2}, epochs=5, **FIXED),
     "fashion_mlp": MLP,
     "fashion_cnn": CNN,
@@ -223,7 +226,7 @@ def own_search(recipe: zoo.Recipe, training: Any, validation: Any, job: dict[str
 
     limits = {"trials": job["trials"]} if job["trials"] else {"budget": job["seconds"]}
     place = {"directory": Path(directory) / "search", "tensorboard": False}
-    result = tuning.search(recipe, optimizers=OPTIMIZERS, study="optimizers", priors=False, **place, **limits, **job["options"])
+    result = tuning.search(recipe, optimizers=OPTIMIZERS, study="optimizers", priors=job["priors"], **place, **limits)
     Clock.curve = [(row["wall_seconds"], row["val_accuracy"]) for row in read_history(result.directory) if "val_accuracy" in row]
     return {"trials": len(result.trials), "overhead": result.overhead}
 
@@ -243,7 +246,7 @@ ENGINES: dict[str, Callable[..., dict[str, Any]]] = {
 
 def run(engine: str, subject: str, seed: int = 0, **job: Any) -> dict[str, Any]:
     """Runs an engine in a process of its own, for so many `epochs` per trial, and `trials` or `seconds`."""
-    job = {"trials": None, "seconds": None, "processors": None, "options": {}, **job, "engine": engine, "subject": subject, "seed": seed}
+    job = {"trials": None, "seconds": None, "processors": None, "priors": False, **job, "engine": engine, "subject": subject, "seed": seed}
     done = subprocess.run([sys.executable, __file__, "worker", json.dumps(job)], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{engine} failed on {subject}: {done.stderr.strip().splitlines()[-1]}")
@@ -290,6 +293,7 @@ def thousand(table: Table, arguments: argparse.Namespace) -> None:
 
 
 def anytime(table: Table, arguments: argparse.Namespace) -> None:
+    arguments.seconds = arguments.seconds or 240.0
     for subject in arguments.subjects or ("fashion_mlp", "fashion_cnn"):
         curves = curves_of(subject, arguments.seeds or (5 if subject == "fashion_mlp" else 3), table, arguments)
         if OURS in curves and len(curves) > 1:
@@ -353,6 +357,23 @@ def earlier_curve(path: Path, record: Mapping[str, Any]) -> Curve | None:
     return [(float(row["second"]), float(row["val_accuracy"])) for row in rows] or None
 
 
+def priors(table: Table, arguments: argparse.Namespace) -> None:
+    subject, seconds = "mnist_mlp", arguments.seconds or 60.0
+    jobs = [(seed, given) for seed in range(arguments.seeds or 3) for given in (False, True)]
+    found = {job: run(OURS, subject, job[0], epochs=9, seconds=seconds, priors=job[1])["curve"] for job in jobs}
+    without, given = ([curve for (_, known), curve in found.items() if known == wanted] for wanted in (False, True))
+    target = median_best(without, seconds)
+    times = [statistics.median(first_reach(curve, target) for curve in curves) for curves in (without, given)]
+    row = {"line": "priors", "subject": subject, "seed": "all", "seconds": seconds, "unit": f"s to {target:.4f}"}
+    table.add(**row, engine="without", value=times[0])
+    table.add(**row, engine="with", value=times[1], ratio=times[0] / times[1])
+
+
+def first_reach(curve: Curve, target: float) -> float:
+    """Returns when a curve first has a value; infinity where it does not."""
+    return next((second for second, value in curve if value >= target), float("inf"))
+
+
 def judge(table: Table, subject: str, curves: dict[str, list[Curve]], seconds: float, cores: int) -> None:
     """Compares when the best peer's final median is reached: by the peer's median curve, and by each of our seeds."""
     finals = {engine: median_best(found, seconds) for engine, found in curves.items() if engine != OURS}
@@ -360,7 +381,7 @@ def judge(table: Table, subject: str, curves: dict[str, list[Curve]], seconds: f
     target = finals[peer]
     moments = sorted(second for curve in curves[peer] for second, _ in curve)
     theirs = next(second for second in moments if median_best(curves[peer], second) >= target)
-    ours = statistics.median(next((second for second, value in curve if value >= target), float("inf")) for curve in curves[OURS])
+    ours = statistics.median(first_reach(curve, target) for curve in curves[OURS])
     row = {"line": "anytime", "subject": subject, "seed": "all", "cores": cores, "unit": f"s to {target:.4f}"}
     table.add(**row, engine=peer, seconds=seconds, value=theirs)
     for name, reference in (("of the peer's time", theirs), (f"of {seconds:g} s", seconds)):
@@ -382,12 +403,12 @@ def main() -> None:
         print(json.dumps(worker(job)))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("line", choices=("identical", "overhead", "thousand", "anytime"))
+    parser.add_argument("line", choices=("identical", "overhead", "thousand", "anytime", "priors"))
     parser.add_argument("--subjects", type=lambda text: text.split(","), help=f"of {', '.join(SUBJECTS)} (default: all that the line is about)")
     parser.add_argument("--trials", type=int, help="trials per search (default: as many as the line asks for)")
     parser.add_argument("--peer-trials", type=int, help="identical: the peer trains only so many of the list; its rate is the same throughout")
-    parser.add_argument("--seeds", type=int, help="anytime: seeds per engine (default: 5 for MLPs, 3 for CNNs)")
-    parser.add_argument("--seconds", type=float, default=240.0, help="anytime: the time of each search (default: 240)")
+    parser.add_argument("--seeds", type=int, help="anytime, priors: seeds per engine (default: 5 for anytime's MLP, otherwise 3)")
+    parser.add_argument("--seconds", type=float, help="anytime, priors: the time of each search (default: 240, and 60)")
     parser.add_argument(
         "--resume", action="store_true", help=f"anytime: take what is in {CURVES}, beside the CSV file, of the same versions and processor"
     )
@@ -398,7 +419,8 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     table = Table(arguments.out, COLUMNS, VERSIONS, heading)
-    {"identical": identical, "overhead": overhead, "thousand": thousand, "anytime": anytime}[arguments.line](table, arguments)
+    lines = {"identical": identical, "overhead": overhead, "thousand": thousand, "anytime": anytime, "priors": priors}
+    lines[arguments.line](table, arguments)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,14 @@ def test_search(arguments: tuple[str, ...], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_search_priors(tmp_path: Path) -> None:
+    out = tmp_path / "search.csv"
+    run("search.py", "priors", "--seeds", "1", "--seconds", "15", "--out", str(out))
+    with out.open(newline="") as file:
+        assert [(row["engine"], row["subject"]) for row in csv.DictReader(file)] == [("without", "mnist_mlp"), ("with", "mnist_mlp")]
+
+
+@pytest.mark.slow
 def test_search_anytime(tmp_path: Path) -> None:
     out = tmp_path / "search.csv"
     options = ("--subjects", "digits_mlp", "--seeds", "1", "--seconds", "15", "--engines", "kt_random,optuna_tpe_hyperband,neuron-zoo", "--resume")

@@ -19,6 +19,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
+from zoo import datasets
 from zoo.datasets import SPLITS, Dataset, dataset_info, list_datasets, load_dataset
 from zoo.errors import DatasetError, UnknownNameError, UsageError
 from zoo.specs import DatasetSpec
@@ -251,6 +252,33 @@ def test_validation_serves_as_test_where_there_is_no_other(tmp_path: Path) -> No
     check_contract(loaded, dataset_info("tiny_valid", data_dir=tmp_path))
     assert sorted(fingerprints(loaded["test"].images)) == sorted(fingerprints(example["image"] for example in parts["validation"]))
     assert numpy.bincount(loaded["validation"].labels).tolist() == [2, 2]
+
+
+def test_a_split_is_decoded_once_and_again_where_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    decode = datasets._decoded
+    monkeypatch.setattr(datasets, "_decoded", lambda encoded, *arguments: decoded.append(len(encoded)) or decode(encoded, *arguments))
+    made = Made("tiny_again", image_features((4, 4, 1), ["a", "b"]), {"train": examples((9, 9), (4, 4, 1))})
+    made.write(tmp_path)
+    first = load_dataset("tiny_again", "train", data_dir=tmp_path)
+    kept = first.images.copy()
+    first.images[:] = 0  # the caller's own
+    first.labels[:] = 0
+    again = load_dataset("tiny_again", "train", data_dir=tmp_path)
+    assert (again.images == kept).all()
+    assert set(again.labels) == {0, 1}
+    assert len(decoded) == 1
+    load_dataset("tiny_again", "train", data_dir=tmp_path, image_size=8)
+    load_dataset("tiny_again", "test", data_dir=tmp_path)
+    assert len(decoded) == 3
+    for path in (tmp_path / "tiny_again").rglob("*.tfrecord*"):
+        os.utime(path, (1, 1))
+    load_dataset("tiny_again", "train", data_dir=tmp_path)
+    assert len(decoded) == 4
+    monkeypatch.setattr(datasets, "_KEPT", datasets._Recent(limit=10))
+    for _ in range(2):
+        load_dataset("tiny_again", "train", data_dir=tmp_path)
+    assert len(decoded) == 6
 
 
 def test_a_set_with_several_labels(tmp_path: Path) -> None:

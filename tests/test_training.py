@@ -350,3 +350,13 @@ def test_tensorboard_finds_scalars_hyperparameters_and_histograms(tmp_path: Path
     start = metadata.parse_session_start_info_plugin_data(events.SummaryMetadata(".", metadata.SESSION_START_INFO_TAG).plugin_data.content)
     assert start.hparams["model"].string_value == recipe.model
     assert start.hparams["hyperparameters.units"].number_value == recipe.hyperparameters["units"]
+
+
+@pytest.mark.parametrize("images", [70, 9000])
+def test_pixels_are_standardized_by_their_own_mean_and_deviation(images: int) -> None:
+    pixels = numpy.random.default_rng(0).integers(0, 200, (images, 28, 28, 1)).astype("uint8")
+    dataset = zoo.load_dataset("digits", "validation")._replace(images=pixels)
+    expected = {"pixel_mean": round(float(pixels.mean()), 2), "pixel_std": round(float(pixels.std()), 2)}
+    assert training._standardization({"pixel_mean": 0, "pixel_std": 1}, dataset) == expected
+    assert training._standardization({"units": 1}, dataset) == {}
+    assert training._standardization(expected, dataset._replace(images=pixels * 0)) == {"pixel_mean": 0.0, "pixel_std": 1.0}

@@ -18,7 +18,9 @@ import math
 import os
 import re
 import sys
+import threading
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -439,11 +441,15 @@ class _Tfds:
         names = _parts(builder.info.splits)
         if split != "test" and "train" not in names:
             raise DatasetError(f"{self.name} has no training images. Its splits in TFDS: {', '.join(builder.info.splits) or 'none'}.")
-        try:
+
+        def decode() -> tuple[numpy.ndarray, numpy.ndarray]:
             read = functools.cache(lambda part: _records(builder, names[part], image, label))
             chosen = _choose(split, names, lambda part: read(part)[1])
             encoded, labels = (numpy.concatenate([read(part)[column][rows] for part, rows in chosen.items()]) for column in (0, 1))
-            images = _decoded(encoded, spec.image_shape, size)
+            return _decoded(encoded, spec.image_shape, size), labels
+
+        try:
+            images, labels = _KEPT.find((split, size, *_state(builder)), decode)
         except (tf.errors.OpError, OSError) as error:
             raise DatasetError(
                 f"{self.name} is damaged: {_line(error)} Remove {builder.data_path} and get the set again: {self.how_to_get}"
@@ -595,6 +601,35 @@ def _line(error: BaseException) -> str:
     """The first line of an error's message, as a sentence."""
     line = next((line.strip().rstrip(":") for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return line if line.endswith((".", "!", "?")) else f"{line}."
+
+
+class _Recent:
+    """The splits that were decoded last, so that a second look at one takes no time.
+
+    Args:
+        limit: Bytes that are kept; a larger split is not.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.lock = limit, threading.Lock()
+        self.splits: OrderedDict[Any, tuple[numpy.ndarray, numpy.ndarray]] = OrderedDict()
+
+    def find(self, key: Any, decode: Callable[[], tuple[numpy.ndarray, numpy.ndarray]]) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Returns the images and labels of a key, the caller's own to change."""
+        with self.lock:
+            images, labels = self.splits[key] = self.splits.pop(key) if key in self.splits else decode()
+            while self.splits and sum(kept.nbytes for kept, _ in self.splits.values()) > self.limit:
+                self.splits.popitem(last=False)
+            return images.copy(), labels.copy()
+
+
+_KEPT = _Recent(2**28)
+
+
+def _state(builder: Any) -> list[tuple[str, int, int]]:
+    """The files of a prepared set, as they are now."""
+    paths = [Path(str(path)) for split in builder.info.splits.values() for path in split.filepaths]
+    return [(str(path), state.st_mtime_ns, state.st_size) for path in paths if path.is_file() and (state := path.stat())]
 
 
 def _records(builder: Any, split: str, image: str, label: str) -> tuple[numpy.ndarray, numpy.ndarray]:
