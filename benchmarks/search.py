@@ -332,10 +332,12 @@ def search_for(table: Table, arguments: argparse.Namespace, record: Mapping[str,
     """Runs one engine for its time on some processors, keeps when it reached what, and returns it."""
     found = run(record["engine"], record["subject"], record["seed"], epochs=9, seconds=arguments.seconds, processors=processors)
     curve: Curve = []
-    for second, value in found["curve"]:
+    for second, accuracy in found["curve"]:
+        value = round(accuracy, 6)
         if second <= arguments.seconds and value > max((reached for _, reached in curve), default=0.0):
             curve.append((second, value))
     path = arguments.out.with_name(CURVES)
+    path.parent.mkdir(parents=True, exist_ok=True)
     row = {"line": "anytime", **{name: record[name] for name in ("subject", "engine", "seed", "cores")}, "trials": found["trials"]}
     best = curve[-1][1] if curve else 0.0
     with WRITING:
@@ -344,7 +346,7 @@ def search_for(table: Table, arguments: argparse.Namespace, record: Mapping[str,
             writer = csv.DictWriter(file, (*record, "second", "val_accuracy"), lineterminator="\n")
             if new:
                 writer.writeheader()
-            writer.writerows({**record, "second": second, "val_accuracy": round(value, 6)} for second, value in curve)
+            writer.writerows({**record, "second": second, "val_accuracy": value} for second, value in curve)
         table.add(**row, epochs=len(found["curve"]), seconds=arguments.seconds, value=best, unit="best val_accuracy")
     return curve
 
@@ -418,6 +420,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="the CSV file that rows are appended to")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if wrong := sorted(set(arguments.engines) - set(everyone)):
+        parser.error(f"no such engine: {', '.join(wrong)}. Expected some of: {', '.join(everyone)}.")
     table = Table(arguments.out, COLUMNS, VERSIONS, heading)
     lines = {"identical": identical, "overhead": overhead, "thousand": thousand, "anytime": anytime, "priors": priors}
     lines[arguments.line](table, arguments)

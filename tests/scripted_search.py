@@ -40,8 +40,8 @@ class ScriptedEngine:
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds, self.calls, self.halted = seconds, list[tuple[int, int]](), False
 
-    def beside(self) -> ScriptedEngine:
-        return ScriptedEngine(self.seconds)
+    def side_by_side(self, count: int) -> list[ScriptedEngine]:
+        return [ScriptedEngine(self.seconds) for _ in range(count)]
 
     def halt(self) -> None:
         self.halted = True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:(currentThread|getName):Deprecat
 random = numpy.random.default_rng(0)
 X = random.normal(size=(150, 6, 6, 1))
 Y = (X.mean(axis=(1, 2, 3)) > 0).astype("int64") + 2 * (X[:, 0, 0, 0] > 0)
+DIGITS = [zoo.load_dataset("digits", split) for split in ("train_minus_validation", "validation")]
+FITTED: dict[str, Any] = {"validation_data": DIGITS[1][:2], "epochs": 2, "batch_size": 128, "verbose": 0}
 DATA = {"validation_data": (X[:50], Y[:50]), "epochs": 3, "batch_size": 32, "verbose": 0}
 
 
@@ -303,14 +307,12 @@ def test_the_zoos_own_hypermodel_shares_steps_too(tmp_path: Path) -> None:
 # -- side by side ------------------------------------------------------------------------------------------------------
 
 
-def zoos_own(oracle: keras_tuner.Oracle, directory: Path, at_once: int | None) -> CompiledTuner:
+def zoos_own(oracle: keras_tuner.Oracle, directory: Path, at_once: int | None, **recipe: Any) -> CompiledTuner:
     """Searches over two optimizers of a small MLP on digits."""
-    training, validation = zoo.load_dataset("digits", "train_minus_validation"), zoo.load_dataset("digits", "validation")
-    recipe = zoo.Recipe("relu_mlp", "digits", hyperparameters={"units": 16}, epochs=2, schedule="constant")
-    hypermodel = tuning.ZooHyperModel(recipe, training, ["sgd", "adam"], study="optimizers")
+    base = zoo.Recipe("relu_mlp", "digits", hyperparameters={"units": 16}, epochs=2, schedule="constant")
+    hypermodel = tuning.ZooHyperModel(dataclasses.replace(base, **recipe), DIGITS[0], ["sgd", "adam"], study="optimizers")
     search = CompiledTuner(oracle, hypermodel, directory=str(directory), at_once=at_once)
-    pair = (validation.images, validation.labels)
-    search.search(training.images, training.labels, validation_data=pair, epochs=2, batch_size=128, verbose=0)
+    search.search(*DIGITS[0][:2], **FITTED)
     return search
 
 
@@ -339,15 +341,70 @@ def test_an_oracle_that_waits_for_results_is_asked_again(tmp_path: Path) -> None
     assert any("tuner/trial_id" in trial.hyperparameters.values for trial in oracle.trials.values())
 
 
-def test_an_interrupt_ends_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_all_threads_and_the_next_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuners: list[CompiledTuner] = []
+
     def interrupt(search: CompiledTuner, trial: Any) -> None:
+        tuners.append(search)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(CompiledTuner, "on_trial_end", interrupt)
-    oracle = keras_tuner.oracles.RandomSearchOracle("val_accuracy", max_trials=10**6, seed=1)
-    with pytest.raises(KeyboardInterrupt):
-        zoos_own(oracle, tmp_path, 2)
+    oracle = keras_tuner.oracles.RandomSearchOracle("val_accuracy", max_trials=6, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(CompiledTuner, "on_trial_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            zoos_own(oracle, tmp_path, 3)
     assert not any(thread.name.startswith(str(tmp_path)) for thread in threading.enumerate())
+    assert {trial.status for trial in oracle.trials.values()} <= {"RUNNING", "COMPLETED", "FAILED"}
+    tuners[0].at_once = 1
+    tuners[0].search(*DIGITS[0][:2], **FITTED)
+    assert len(oracle.trials) == 6
+    assert {trial.status for trial in oracle.trials.values()} <= {"COMPLETED", "FAILED"}
+    oracle.max_trials = 8
+    tuners[0].at_once = 2
+    tuners[0].search(*DIGITS[0][:2], **FITTED)
+    assert len(oracle.trials) == 8
+
+
+def test_an_oracle_that_raises_within_a_trial_fails_that_trial_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[str] = []
+    save = keras_tuner.oracles.RandomSearchOracle._save_trial
+
+    def full(oracle: keras_tuner.Oracle, trial: Any) -> None:
+        if not raised and any(frame.name == "update_trial" for frame in traceback.extract_stack()):
+            raised.append(trial.trial_id)
+            raise OSError("the disk is full")
+        save(oracle, trial)
+
+    monkeypatch.setattr(keras_tuner.oracles.RandomSearchOracle, "_save_trial", full)
+    oracle = keras_tuner.oracles.RandomSearchOracle("val_accuracy", max_trials=6, seed=1)
+    zoos_own(oracle, tmp_path, 3)
+    assert {trial.status for trial in oracle.trials.values() if trial.trial_id not in raised} <= {"COMPLETED", "FAILED"}
+    assert len(oracle.trials) == 6
+    assert oracle.trials[raised[0]].status == "FAILED"
+    assert "the disk is full" in oracle.trials[raised[0]].message
+
+
+def test_plain_keras_has_the_process_to_itself(tmp_path: Path) -> None:
+    oracle = keras_tuner.oracles.RandomSearchOracle("val_accuracy", max_trials=2, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search = zoos_own(oracle, tmp_path, 2, lookahead=5)
+    assert all("lookahead" in reason for reason in search.plain_reasons.values())
+    assert len(search.plain_reasons) == 2
+    arguments = {name: value for name, value in FITTED.items() if name != "verbose"}
+    assert search._count_at_once(DIGITS[0][:2], arguments) == 1
+    logger = [keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))]
+    search.hypermodel.recipe = dataclasses.replace(search.hypermodel.recipe, lookahead=0)
+    assert search._count_at_once(DIGITS[0][:2], arguments) == 2
+    assert search._count_at_once(DIGITS[0][:2], {**arguments, "callbacks": logger}) == 1
+
+
+def test_float_images_are_searched_too(tmp_path: Path) -> None:
+    oracle = keras_tuner.oracles.RandomSearchOracle("val_accuracy", max_trials=2, seed=1)
+    search = zoos_own(oracle, tmp_path, 2)
+    search.oracle.max_trials = 4
+    search.search(DIGITS[0].images.astype("float32"), DIGITS[0].labels, **FITTED)
+    assert {trial.status for trial in oracle.trials.values()} == {"COMPLETED"}
 
 
 def test_an_oracle_that_raises_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

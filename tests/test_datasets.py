@@ -279,6 +279,11 @@ def test_a_split_is_decoded_once_and_again_where_it_has_changed(tmp_path: Path, 
     for _ in range(2):
         load_dataset("tiny_again", "train", data_dir=tmp_path)
     assert len(decoded) == 6
+    monkeypatch.setattr(datasets, "_KEPT", datasets._Recent(limit=10**6))
+    monkeypatch.setattr(datasets, "_state", lambda builder: [])  # as of files that are elsewhere
+    for _ in range(2):
+        load_dataset("tiny_again", "train", data_dir=tmp_path)
+    assert len(decoded) == 8
 
 
 def test_a_set_with_several_labels(tmp_path: Path) -> None:

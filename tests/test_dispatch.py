@@ -63,7 +63,7 @@ def test_a_dead_workers_programs_are_gone_and_old_ones_are_dropped() -> None:
     train(dispatcher, 0, Entry("a"))
     dispatcher.forget(0)
     assert dispatcher.choose(1, [Entry("a"), Entry("b")]) == (0, True)
-    programs = Programs()
+    programs = Programs(KEPT)
     assert not any(programs.use(str(number)) for number in range(KEPT + 1))
     assert not programs.use("0")
     assert programs.use(str(KEPT))

@@ -219,7 +219,7 @@ def test_engines_beside_each_other_give_the_bits_that_they_give_alone(digits: tu
     expected = [alone.run(recipe, until=3) for recipe in recipes]
     first = CompiledEngine(*digits)
     with ThreadPoolExecutor(len(recipes)) as pool:  # all build, compile and train at once
-        engines = [first, *(first.beside() for _ in recipes[1:])]
+        engines = first.side_by_side(len(recipes))
         found = list(pool.map(lambda engine, recipe: engine.run(recipe, until=3), engines, recipes))
     for segment, known in zip(found, expected, strict=True):
         assert without_seconds(segment.history) == without_seconds(known.history)
@@ -231,9 +231,11 @@ def test_engines_beside_each_other_give_the_bits_that_they_give_alone(digits: tu
 
 
 def test_a_halted_engine_stops_within_the_epoch(digits: tuple[zoo.Dataset, zoo.Dataset]) -> None:
-    engine = CompiledEngine(*digits).beside()
+    (engine,) = CompiledEngine(*digits).side_by_side(1)
     segment = engine.run(MLP, until=3, on_epoch=lambda row: engine.halt() is not None)
     assert (segment.state, segment.message, len(segment.history)) == ("stopped", OUT_OF_TIME, 1)
+    later = engine.run(dataclasses.replace(MLP, optimizer="lion"), until=3, snapshot=segment.snapshot)
+    assert (later.state, later.message, later.snapshot, len(engine.programs)) == ("stopped", OUT_OF_TIME, segment.snapshot, 1)  # builds nothing
 
 
 def without_seconds(rows: Any) -> list[dict[str, float]]:
@@ -307,6 +309,7 @@ def test_a_deadline_leaves_the_last_whole_epoch(which: str, request: pytest.Fixt
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, perf_counter=time.perf_counter)
     monkeypatch.setattr(segments, "time", clock)
     monkeypatch.setattr(stretches, "time", clock)
+    monkeypatch.setattr("tuning.engine.time", clock)
 
     def pass_time(row: Any) -> bool:
         clock.now = row["epoch"]
@@ -325,6 +328,7 @@ def test_a_deadline_leaves_the_last_whole_epoch(which: str, request: pytest.Fixt
 def test_a_deadline_within_an_epoch_leaves_the_one_before(engine: CompiledEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, perf_counter=time.perf_counter)
     monkeypatch.setattr(stretches, "time", clock)
+    monkeypatch.setattr("tuning.engine.time", clock)
     engine.run(MLP, until=1)
     program = next(reversed(engine.programs.values()))
     train = program.train

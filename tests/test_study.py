@@ -241,6 +241,10 @@ def test_the_clock_alone_has_trials_train_side_by_side(tmp_path: Path, monkeypat
     seen.clear()
     scripted(tmp_path, monkeypatch.setattr, trials=len(numbers) + 9, watch=seen.append)  # this is to be repeatable
     assert max(len(status.running) for status in seen) == 1
+    seen.clear()
+    monkeypatch.setattr(tuning.study, "why_plain", lambda recipe: "the test says so")
+    scripted(tmp_path / "plain", monkeypatch.setattr, budget=0.5, seconds=0.05, watch=seen.append)
+    assert max(len(status.running) for status in seen) == 1
 
 
 def test_a_budget_too_small_for_one_trial_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,20 +16,22 @@ from typing import Any
 import keras
 import keras_tuner
 from keras_tuner import errors
+from keras_tuner.src.distribute.utils import has_chief_oracle
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
 from tuning.engine import CompiledEngine, HyperModelEngine
 from tuning.executors import trials_at_once
 from tuning.hypermodel import ZooHyperModel
 from tuning.segments import OUT_OF_TIME, Point, Row, Segment, Snapshot
+from tuning.structures import why_plain
 from zoo.errors import UsageError
 from zoo.specs import Recipe
 
 EPOCHS, EARLIER = "tuner/epochs", "tuner/trial_id"  # what Hyperband's oracle adds to a trial
 BEST, LAST = "best.npz", "last-{}.npz"
 ARGUMENTS = {"validation_data", "validation_split", "epochs", "batch_size", "shuffle", "callbacks", "verbose"}
-# Callbacks that need no more than epochs, and change nothing of the step.
 IDLE_SECONDS = 0.05  # until an oracle that waits for other trials is asked again
+# Callbacks that need no more than epochs, and change nothing of the step.
 CALLBACKS = (keras.callbacks.EarlyStopping, keras.callbacks.CSVLogger, keras.callbacks.TerminateOnNaN)
 
 
@@ -99,13 +101,14 @@ class CompiledTuner(keras_tuner.Tuner):
             UsageError: The inputs and targets differ in length.
         """
         data = tuple(array for array in (x, y) if array is not None)
+        for tuner_id in [name for name in self.oracle.ongoing_trials if name.startswith(f"{self.tuner_id}_")]:  # of an interrupted search
+            self.oracle._retry_queue.append(self.oracle.ongoing_trials.pop(tuner_id).trial_id)
         count = self._count_at_once(data, arguments)
         if count == 1:
             super().search(*data, **arguments)
             return
         self.oracle.verbose = arguments.get("verbose", self.oracle.verbose)
-        first = self._recipes(self._engine_for(*data, **arguments))
-        engines = [first, *(first.beside() for _ in range(count - 1))]
+        engines = self._recipes(self._engine_for(*data, **arguments)).side_by_side(count)
         self.on_search_begin()
         with ThreadPoolExecutor(count, thread_name_prefix=self.project_dir) as pool:
             threads = [pool.submit(self._search, index, engine, data, arguments) for index, engine in enumerate(engines)]
@@ -122,6 +125,9 @@ class CompiledTuner(keras_tuner.Tuner):
         validated = arguments.get("validation_data") is not None or arguments.get("validation_split")
         if type(self.hypermodel) is not ZooHyperModel or not validated or self._why_stock(data, arguments) or self.max_model_size:
             return 1
+        one_file = any(isinstance(callback, keras.callbacks.CSVLogger) for callback in arguments.get("callbacks") or ())
+        if why_plain(self.hypermodel.recipe) or one_file or has_chief_oracle():
+            return 1
         if self.at_once is not None:
             return self.at_once
         return trials_at_once() if type(self.oracle) is keras_tuner.oracles.RandomSearchOracle else 1
@@ -131,11 +137,14 @@ class CompiledTuner(keras_tuner.Tuner):
         self._thread.engine = engine
         try:
             self._take_trials(f"{self.tuner_id}_{index}" if index else self.tuner_id, engine, data, arguments)
-        except BaseException:
-            if THREADS[self.oracle] == threading.current_thread().name:  # what an oracle raises leaves it locked
-                THREADS[self.oracle] = None
-                LOCKS[self.oracle].release()
-            raise
+        finally:
+            self._unlock()
+
+    def _unlock(self) -> None:
+        """Opens KerasTuner's lock, which stays closed where what it guards has raised."""
+        if THREADS[self.oracle] == threading.current_thread().name:
+            THREADS[self.oracle] = None
+            LOCKS[self.oracle].release()
 
     def _take_trials(self, tuner_id: str, engine: CompiledEngine, data: tuple[Any, ...], arguments: Mapping[str, Any]) -> None:
         while not engine.halted:
@@ -151,6 +160,7 @@ class CompiledTuner(keras_tuner.Tuner):
                 continue
             trial = copy.deepcopy(trial)  # of one with the state "COMPLETED" the oracle expects a score, which it gives in the end
             self._try_run_and_update_trial(trial, *data, **arguments)
+            self._unlock()
             with self._turn:
                 self.on_trial_end(trial)
 

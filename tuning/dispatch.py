@@ -20,7 +20,19 @@ if TYPE_CHECKING:
 
 LOOKAHEAD = 4  # trials that are thought of beyond the one that is needed
 PATIENCE = 4  # times that a trial is passed over
-KEPT = 48  # programs of a worker; as many as its engine keeps
+
+
+KEPT = 48  # programs in one process
+
+
+def kept(engines: int) -> int:
+    """Returns how many programs each of several engines in one process keeps.
+
+    Example:
+        >>> kept(1), kept(2), kept(8)
+        (48, 24, 8)
+    """
+    return max(KEPT // engines, 8)
 
 
 class Candidate(Protocol):
@@ -31,14 +43,22 @@ class Candidate(Protocol):
 
 
 class Programs(OrderedDict[str, None]):
-    """The signatures of the programs that a worker has, what was used last at the end."""
+    """The signatures of the programs that a worker has, what was used last at the end.
+
+    Args:
+        kept: How many its engine keeps.
+    """
+
+    def __init__(self, kept: int) -> None:
+        super().__init__()
+        self.kept = kept
 
     def use(self, signature: str) -> bool:
         """Notes that a program is used; returns whether the worker had it."""
         known = signature in self
         self[signature] = None
         self.move_to_end(signature)
-        if len(self) > KEPT:
+        if len(self) > self.kept:
             self.popitem(last=False)
         return known
 
@@ -70,8 +90,13 @@ class Compilation:
 
 @dataclass
 class Dispatcher:
-    """Knows what each worker has compiled, and what that took."""
+    """Knows what each worker has compiled, and what that took.
 
+    Attributes:
+        kept: How many programs a worker keeps.
+    """
+
+    kept: int = KEPT
     workers: dict[int, Programs] = field(default_factory=dict)
     in_order: dict[int, Programs] = field(default_factory=dict)  # what they would have, had they been given the trials in order
     line: list[str] = field(default_factory=list)  # signatures of the trials that are ready, in order
@@ -87,7 +112,7 @@ class Dispatcher:
         """Returns the index of the trial for a worker, and whether it fits: it costs nothing, or cannot be helped."""
         if ready[0].passed >= PATIENCE:
             return 0, True
-        own = self.workers.get(worker, Programs())
+        own = self.workers.get(worker, ())
         fitting = next((index for index, entry in enumerate(ready) if entry.signature in own or not self._held(entry.signature)), None)
         if fitting is not None:
             return fitting, True
@@ -104,10 +129,10 @@ class Dispatcher:
 
     def give(self, worker: int, candidate: Candidate) -> None:
         """Notes that a worker is given a trial, and thereby what it would have been given in order."""
-        self.workers.setdefault(worker, Programs()).use(candidate.signature)
+        self.workers.setdefault(worker, Programs(self.kept)).use(candidate.signature)
         if self.line:
             first = self.line.pop(0)
-            if not self.in_order.setdefault(worker, Programs()).use(first):
+            if not self.in_order.setdefault(worker, Programs(self.kept)).use(first):
                 self.ordered.append(first)
 
     def settle(self, candidate: Candidate, segment: Segment) -> None:

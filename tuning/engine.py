@@ -8,13 +8,14 @@ gives is what plain Keras `fit` gives, to the tolerance of float32.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -23,10 +24,11 @@ from weakref import WeakValueDictionary
 import keras
 import numpy
 
+from tuning.dispatch import KEPT, kept
 from tuning.plain_models import PlainHyperModelEngine, at_point, shuffled
 from tuning.programs import DeviceData, Evaluation, Program, learning_rates
 from tuning.scalars import Slots, optimizer_structure
-from tuning.segments import Improved, OnEpoch, PlainEngine, Point, Segment, Snapshot, check_until
+from tuning.segments import OUT_OF_TIME, Improved, OnEpoch, PlainEngine, Point, Segment, Snapshot, check_until
 from tuning.stretches import Stretch
 from tuning.structures import Unshareable, model_structure, recipe_places, recipe_structure, start_structure, why_plain
 from zoo.specs import Recipe
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from zoo.datasets import Dataset
 
 T = TypeVar("T")
-PROGRAMS, STARTS = 48, 16  # how many are kept
+STARTS = 16  # how many are kept
 XLA_STEPS = 100  # of an epoch, from which on compiling by XLA pays: some 0.5 s for each program, against 0.3 ms and more in each step
 BUILDING = threading.RLock()  # building a model seeds the whole process, so that one thread at a time may
 
@@ -72,6 +74,10 @@ def compiled(programs: Recent[Program], key: Hashable, make: Callable[[], Progra
     return program, 0.0 if known else time.perf_counter() - began
 
 
+class _Late(Exception):
+    """There is no time left to begin."""
+
+
 class CompiledEngine:
     """Trains recipes by programs that they share.
 
@@ -93,22 +99,24 @@ class CompiledEngine:
         ('completed', '', 1)
     """
 
-    def __init__(self, training: Dataset, validation: Dataset, programs: int = PROGRAMS, xla: bool | None = None) -> None:
+    def __init__(self, training: Dataset, validation: Dataset, programs: int = KEPT, xla: bool | None = None) -> None:
         self.training, self.validation, self.xla = training, validation, xla
         self.halted = False
         self.programs: Recent[Program] = Recent(programs)
         self._starts: Recent[list[numpy.ndarray]] = Recent(STARTS)
         self._evaluations: WeakValueDictionary[Hashable, Evaluation] = WeakValueDictionary()  # kept by their programs
 
-    def beside(self) -> CompiledEngine:
-        """Returns an engine for another thread: programs of its own, on the same data."""
+    def side_by_side(self, count: int) -> list[CompiledEngine]:
+        """Returns engines for so many threads: each with programs of its own, all on the same data, and one that takes no part."""
         self._data  # noqa: B018 -- on the device before it is shared
-        other = copy.copy(self)
-        other.programs, other._evaluations = Recent(self.programs.limit), WeakValueDictionary()
-        return other
+        engines = [copy.copy(self) for _ in range(count)]
+        for engine in engines:
+            engine.programs, engine._evaluations = Recent(kept(count)), WeakValueDictionary()
+            engine.halted = False
+        return engines
 
     def halt(self) -> None:
-        """Has the trial that another thread trains here stop within about a second, as at its deadline."""
+        """Has the trial that another thread trains here stop within about a second, as at its deadline; building takes longer."""
         self.halted = True
 
     def run(
@@ -122,8 +130,16 @@ class CompiledEngine:
     ) -> Segment:
         """Trains a recipe up to an epoch; see `tuning.segments.Engine.run`, and for `improved` `HyperModelEngine.train`."""
         check_until(recipe, until)
+        try:
+            return self._run(recipe, until, snapshot, on_epoch, deadline, improved)
+        except _Late:
+            return Segment("stopped", (), snapshot, OUT_OF_TIME)
+
+    def _run(
+        self, recipe: Recipe, until: int, snapshot: Snapshot | None, on_epoch: OnEpoch | None, deadline: float, improved: Improved | None
+    ) -> Segment:
         if reason := why_plain(recipe):
-            with BUILDING:
+            with self._turn(deadline):
                 return PlainEngine(self.training, self.validation, reason).run(recipe, until, snapshot, on_epoch, deadline, improved)
         began = time.perf_counter()
         steps, first = steps_per_epoch(recipe, self.training), 0 if snapshot is None else snapshot.epoch
@@ -134,8 +150,9 @@ class CompiledEngine:
         xla = steps >= XLA_STEPS if self.xla is None else self.xla
 
         def build() -> Program:
-            evaluation = self._evaluations.get((structure, xla)) or self._evaluation(recipe, numbers, xla)
+            evaluation = self._evaluations.get((structure, xla)) or self._evaluation(recipe, numbers, xla, deadline)
             self._evaluations[structure, xla] = evaluation
+            self._look(deadline)
             return Program(evaluation, optimizer, free, recipe.batch_size)
 
         program, compile_seconds = compiled(self.programs, (structure, kind, recipe.batch_size), build)
@@ -143,26 +160,38 @@ class CompiledEngine:
         rows = partial(order, recipe.seed, images=len(self.training.labels))
         stretch = Stretch(program, numbers, free, rates, rows, first, until, snapshot, deadline, partial(_weaken, recipe, program), improved)
         stretch.halted = lambda: self.halted
-        stretch.load(lambda: self._start(recipe))
+        stretch.load(lambda: self._start(recipe, deadline))
         stretch.build_seconds, stretch.compile_seconds = time.perf_counter() - began, compile_seconds
         return stretch.run(on_epoch)
 
-    def _evaluation(self, recipe: Recipe, numbers: Mapping[str, float], xla: bool) -> Evaluation:
-        """Builds the model that a recipe and its like train."""
+    def _look(self, deadline: float) -> None:
+        """Raises if the trial is to stop."""
+        if self.halted or time.monotonic() >= deadline:
+            raise _Late
+
+    @contextlib.contextmanager
+    def _turn(self, deadline: float) -> Iterator[None]:
+        """Waits until no other thread builds a model, and looks at the clock then."""
         with BUILDING:
+            self._look(deadline)
+            yield
+
+    def _evaluation(self, recipe: Recipe, numbers: Mapping[str, float], xla: bool, deadline: float) -> Evaluation:
+        """Builds the model that a recipe and its like train."""
+        with self._turn(deadline):
             trainer, _, _ = compile_trainer(recipe, self.training)
             self._starts.find(start_structure(recipe), lambda: [variable.numpy().copy() for variable in trainer.variables])
         smoothing = SimpleNamespace(label_smoothing=recipe.label_smoothing, teacher=None)  # all that the loss reads of a recipe
         trainer.compile(trainer.optimizer, loss(cast(Recipe, smoothing)), metrics=[accuracy(recipe)])
         return Evaluation(trainer, Slots(recipe_places(trainer, smoothing, numbers)), self._data, xla)
 
-    def _start(self, recipe: Recipe) -> list[numpy.ndarray]:
+    def _start(self, recipe: Recipe, deadline: float) -> list[numpy.ndarray]:
         """The values of a new model's variables."""
 
         def build() -> list[numpy.ndarray]:
             return [variable.numpy().copy() for variable in compile_trainer(recipe, self.training)[0].variables]
 
-        with BUILDING:
+        with self._turn(deadline):
             return self._starts.find(start_structure(recipe), build)
 
     @cached_property
@@ -214,7 +243,7 @@ class HyperModelEngine:
         validation_y: Any = None,
         *,
         shuffle: bool = True,
-        programs: int = PROGRAMS,
+        programs: int = KEPT,
     ) -> None:
         self.plain = PlainHyperModelEngine(hypermodel, x, y, validation_x, validation_y, shuffle=shuffle)
         self.programs: Recent[Program] = Recent(programs)

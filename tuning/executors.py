@@ -76,7 +76,7 @@ class Executor(Protocol):
 
     Attributes:
         size: How many workers there are at most.
-        local: Whether jobs are trained in this process, so that one job runs at a time and `on_row` is called in between its steps.
+        local: Whether a job is trained by whoever waits for it, so that one runs at a time and `on_row` is called in between its steps.
     """
 
     size: int
@@ -103,7 +103,7 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends all workers at once, whatever they do."""
+        """Ends all workers: processes at once, whatever they do, threads as soon as they look."""
         ...
 
 

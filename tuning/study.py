@@ -23,7 +23,7 @@ from typing import Any
 
 import keras_tuner
 
-from tuning.dispatch import LOOKAHEAD, Dispatcher
+from tuning.dispatch import LOOKAHEAD, Dispatcher, kept
 from tuning.executors import Executor, InProcess, Job, Outcome, Threads, trials_at_once
 from tuning.history import History
 from tuning.hparams import write_trial
@@ -36,6 +36,7 @@ from tuning.settings import SETTINGS, Claim, Settings, claim, default_directory,
 from tuning.snapshots import Snapshots
 from tuning.spaces import Range, Study, describe, number_ranges, search_space
 from tuning.storage import DirectoryLock, Ledger, Record, State
+from tuning.structures import why_plain
 from tuning.subjects import Arrays, ArraySubject, HyperModel, ZooSubject, repeats
 from tuning.warm_start import begin_with, read_study
 from zoo.errors import StudyError, UsageError, unknown
@@ -139,7 +140,8 @@ def search(
         engine: `"compiled"`; `"ray"`, which is the same on the machines of a Ray cluster; or `"plain"` Keras as the reference.
         workers: Processes that train, each with an equal share of the processors; with one, this process itself, one trial after
             the other. Where None, the trials of a search that ends by the clock alone train side by side in this process, one on
-            each of up to eight processors; others one after the other, which makes a search repeatable. With Ray one process for
+            each of up to eight processors; those of other searches, of hypermodels, of plain Keras and with an accelerator one after
+            the other, which makes a search repeatable. With Ray one process for
             each of the cluster's processors, unless given. The trials' results do not depend on it, but which configurations are
             proposed does: a sampler knows less when several trials are under way.
         address: Of the Ray cluster, such as `ray://head:10001`; one that runs on this machine, or a new one, where None.
@@ -204,8 +206,9 @@ def search(
     )
     subject = _subject(settings, hypermodel, data, data_dir)
     rules = create_scheduler(scheduler, settings.epochs, reduction, min(first, settings.epochs))
-    # A user's own hypermodel is built by the user's code, which may not be made for threads.
-    threads = trials_at_once() if workers is None and trials is None and recipe is not None and engine == "compiled" else 1
+    # A user's own hypermodel is built by the user's code, which may not be made for threads; plain Keras seeds the whole process.
+    shareable = recipe is not None and engine == "compiled" and not why_plain(recipe)
+    threads = trials_at_once() if workers is None and trials is None and shareable else 1
     parallel = threads > 1 or engine == "ray" or (workers or 1) > 1 or storage is not None
     proposer = Proposer(sampler, subject.space, settings.seed, settings.epochs, parallel)
     enqueued = _enqueued(settings, subject.space) if priors else []
@@ -217,7 +220,9 @@ def search(
         place = claim(directory, settings, subject.space, enqueued, storage, accept_changes)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(currentThread|getName)", DeprecationWarning)
-            run = _Search(subject, settings, place, rules, proposer, _Limits(started, budget, trials), checkpoints, tensorboard, on_trial, watch)
+            run = _Search(
+                subject, settings, place, rules, proposer, _Limits(started, budget, trials), checkpoints, tensorboard, on_trial, watch, threads
+            )
             return run.run(lambda: _executor(subject, engine, workers, threads, address))
     finally:
         lock.release()
@@ -264,7 +269,7 @@ def _executor(subject: ZooSubject | ArraySubject, engine: str, workers: int | No
         return RayWorkers(subject, "compiled", workers, address)
     if workers is None or workers == 1:
         first: Any = subject.engine(engine)
-        return Threads([first, *(first.beside() for _ in range(threads - 1))]) if threads > 1 else InProcess(first)
+        return Threads(first.side_by_side(threads)) if threads > 1 else InProcess(first)
     from tuning.workers import Workers
 
     return Workers(subject, engine, workers)
@@ -321,6 +326,7 @@ class _Search:
         tensorboard: bool,
         on_trial: Callable[[Trial], None] | None,
         watch: Watch | None,
+        threads: int,
     ) -> None:
         self.subject, self.settings, self.place, self.limits = subject, settings, place, limits
         self.scheduler, self.proposer, self.tensorboard = scheduler, proposer, tensorboard
@@ -336,7 +342,7 @@ class _Search:
         self.told: list[Observation] = []
         self.age = 0
         self.observed: dict[int, Observation] = {}
-        self.dispatcher = Dispatcher()
+        self.dispatcher = Dispatcher(kept(threads))
         self.deaths: Counter[int] = Counter()
         self.left: list[Record] | None = None
         self.ended = ""

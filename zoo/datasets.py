@@ -449,7 +449,8 @@ class _Tfds:
             return _decoded(encoded, spec.image_shape, size), labels
 
         try:
-            images, labels = _KEPT.find((split, size, *_state(builder)), decode)
+            files = _state(builder)
+            images, labels = _KEPT.find((split, size, *files), decode) if files else decode()
         except (tf.errors.OpError, OSError) as error:
             raise DatasetError(
                 f"{self.name} is damaged: {_line(error)} Remove {builder.data_path} and get the set again: {self.how_to_get}"
@@ -617,8 +618,11 @@ class _Recent:
     def find(self, key: Any, decode: Callable[[], tuple[numpy.ndarray, numpy.ndarray]]) -> tuple[numpy.ndarray, numpy.ndarray]:
         """Returns the images and labels of a key, the caller's own to change."""
         with self.lock:
-            images, labels = self.splits[key] = self.splits.pop(key) if key in self.splits else decode()
-            while self.splits and sum(kept.nbytes for kept, _ in self.splits.values()) > self.limit:
+            images, labels = self.splits.pop(key) if key in self.splits else decode()
+            if images.nbytes > self.limit:
+                return images, labels
+            self.splits[key] = images, labels
+            while sum(kept.nbytes for kept, _ in self.splits.values()) > self.limit:
                 self.splits.popitem(last=False)
             return images.copy(), labels.copy()
 
@@ -627,9 +631,9 @@ _KEPT = _Recent(2**28)
 
 
 def _state(builder: Any) -> list[tuple[str, int, int]]:
-    """The files of a prepared set, as they are now."""
+    """The files of a prepared set, as they are now; none where one is not a file of this machine."""
     paths = [Path(str(path)) for split in builder.info.splits.values() for path in split.filepaths]
-    return [(str(path), state.st_mtime_ns, state.st_size) for path in paths if path.is_file() and (state := path.stat())]
+    return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths] if all(path.is_file() for path in paths) else []
 
 
 def _records(builder: Any, split: str, image: str, label: str) -> tuple[numpy.ndarray, numpy.ndarray]:
