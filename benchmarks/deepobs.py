@@ -71,8 +71,8 @@ def deepobs_2c2d(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: i
     return keras.Model(image, layers.Dense(num_classes, dtype="float32", name="logits", **start())(features))
 
 
-def train(optimizer: str, seed: int, arguments: argparse.Namespace) -> Sequence[Mapping[str, float]]:
-    """Trains one run to its last epoch, from where an earlier call left it; returns a row per epoch."""
+def train(optimizer: str, seed: int, arguments: argparse.Namespace) -> tuple[Sequence[Mapping[str, float]], int]:
+    """Trains one run to its last epoch, from where an earlier call left it; returns a row per epoch, and how many are from before."""
     rate, numbers, _ = TUNED[optimizer]
     recipe = zoo.Recipe(
         "deepobs_2c2d",
@@ -88,8 +88,9 @@ def train(optimizer: str, seed: int, arguments: argparse.Namespace) -> Sequence[
     splits = [zoo.load_dataset("fashion_mnist", split, data_dir=arguments.data_dir) for split in ("train", "test")]
     run = TrainingRun(recipe, *splits, arguments.runs / f"{optimizer}-{seed}")
     run.restore()
+    known = run.epoch
     run.fit()
-    return run.history[: arguments.epochs]
+    return run.history[: arguments.epochs], known
 
 
 def logged(optimizer: str, epoch: int) -> list[float]:
@@ -118,11 +119,12 @@ def main() -> None:
     reached: dict[str, list[float]] = defaultdict(list)
     for seed in range(arguments.seeds):
         for optimizer in arguments.optimizers:
-            for row in train(optimizer, seed, arguments):
+            rows, known = train(optimizer, seed, arguments)
+            for row in rows[known:]:
                 about = {"optimizer": optimizer, "learning_rate": TUNED[optimizer][0], "seed": seed, "epoch": int(row["epoch"])}
                 measured = {"test_loss": row["val_loss"], "train_loss": row["loss"], "seconds": row["seconds"]}
                 table.add(**about, **measured, value=100 * row["val_accuracy"], unit="% of the test images")
-            reached[optimizer].append(100 * row["val_accuracy"])
+            reached[optimizer].append(100 * rows[-1]["val_accuracy"])
     for optimizer, values in reached.items():
         mean, deviation = TUNED[optimizer][2]
         print(

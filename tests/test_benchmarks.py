@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from page_blocks import DATA
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+PREPARED = Path(os.environ.get("TFDS_DATA_DIR") or DATA)
+
+
+def needs(dataset: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not (PREPARED / dataset).is_dir(), reason=f"{dataset} is not prepared; set TFDS_DATA_DIR")
 
 
 def run(script: str, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, str(BENCHMARKS / script), *arguments], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "TFDS_DATA_DIR": str(PREPARED)}
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -74,11 +83,26 @@ def test_search(arguments: tuple[str, ...], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@needs("mnist")
 def test_search_priors(tmp_path: Path) -> None:
     out = tmp_path / "search.csv"
     run("search.py", "priors", "--seeds", "1", "--seconds", "15", "--out", str(out))
     with out.open(newline="") as file:
         assert [(row["engine"], row["subject"]) for row in csv.DictReader(file)] == [("without", "mnist_mlp"), ("with", "mnist_mlp")]
+
+
+@pytest.mark.slow
+@needs("fashion_mnist")
+def test_deepobs(tmp_path: Path) -> None:
+    out = tmp_path / "deepobs.csv"
+    for epochs in (1, 2):  # the second call trains one more
+        options = ("--optimizers", "sgd", "--seeds", "1", "--epochs", str(epochs), "--runs", str(tmp_path / "runs"), "--out", str(out))
+        printed = run("deepobs.py", *options)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["optimizer"], row["seed"], row["epoch"]) for row in rows] == [("sgd", "0", "1"), ("sgd", "0", "2")]
+    assert float(rows[1]["value"]) == pytest.approx(87.4, abs=2.5)  # DeepOBS's logs: 87.00 and 87.79
+    assert "after 2 epochs" in printed
 
 
 @pytest.mark.slow

@@ -394,7 +394,7 @@ def test_plain_keras_has_the_process_to_itself(tmp_path: Path) -> None:
     arguments = {name: value for name, value in FITTED.items() if name != "verbose"}
     assert search._count_at_once(DIGITS[0][:2], arguments) == 1
     logger = [keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))]
-    search.hypermodel.recipe = dataclasses.replace(search.hypermodel.recipe, lookahead=0)
+    search.hypermodel.recipe = dataclasses.replace(search.hypermodel.recipe, lookahead=None)
     assert search._count_at_once(DIGITS[0][:2], arguments) == 2
     assert search._count_at_once(DIGITS[0][:2], {**arguments, "callbacks": logger}) == 1
 
