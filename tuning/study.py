@@ -47,6 +47,7 @@ BEST_RECIPE, CHECKPOINTS = "best_recipe.json", "checkpoints"
 ENGINES = ("compiled", "plain", "ray")
 POLL_SECONDS = 0.5  # between two looks at a shared study in which others are at work
 WORKERS_PER_LOOK = 50  # with very many workers, so many times fewer looks at what the trials gave: each result tells little
+BLIND = ("random", "qmc")  # samplers that look at no result
 DEATHS = 3  # of its workers, before a trial counts as failed
 OVERTIME = 10.0  # seconds after the budget's end until workers that have not come to a stop are ended
 
@@ -139,11 +140,11 @@ def search(
         seed: Of a hypermodel's search; with a recipe its own counts.
         engine: `"compiled"`; `"ray"`, which is the same on the machines of a Ray cluster; or `"plain"` Keras as the reference.
         workers: Processes that train, each with an equal share of the processors; with one, this process itself, one trial after
-            the other. Where None, the trials of a search that ends by the clock alone train side by side in this process, one on
-            each of up to eight processors; those of other searches, of hypermodels, of plain Keras and with an accelerator one after
-            the other, which makes a search repeatable. With Ray one process for
-            each of the cluster's processors, unless given. The trials' results do not depend on it, but which configurations are
-            proposed does: a sampler knows less when several trials are under way.
+            the other. Where None, trials train side by side in this process, one on each of up to eight processors, if the search
+            ends by the clock alone or no trial depends on another (a blind sampler, and no scheduler); otherwise one after the
+            other, which makes a search repeatable, and so with hypermodels, plain Keras, or an accelerator. With Ray one process
+            for each of the cluster's processors, unless given. The trials' results do not depend on it, but which configurations
+            are proposed does: a sampler knows less when several trials are under way.
         address: Of the Ray cluster, such as `ray://head:10001`; one that runs on this machine, or a new one, where None.
         checkpoints: Keeps every paused trial on disk, so that after a kill it goes on from there and not from its start. The
             trials are the same either way.
@@ -208,7 +209,8 @@ def search(
     rules = create_scheduler(scheduler, settings.epochs, reduction, min(first, settings.epochs))
     # A user's own hypermodel is built by the user's code, which may not be made for threads; plain Keras seeds the whole process.
     shareable = recipe is not None and engine == "compiled" and not why_plain(recipe)
-    threads = trials_at_once() if workers is None and trials is None and shareable else 1
+    blind = sampler in BLIND and scheduler == "none"  # no trial depends on what another gave
+    threads = trials_at_once() if workers is None and shareable and (trials is None or blind) else 1
     parallel = threads > 1 or engine == "ray" or (workers or 1) > 1 or storage is not None
     proposer = Proposer(sampler, subject.space, settings.seed, settings.epochs, parallel)
     enqueued = _enqueued(settings, subject.space) if priors else []
