@@ -7,6 +7,7 @@ where the JSON holds arguments of `scripted`.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -41,7 +42,7 @@ class ScriptedEngine:
         self.seconds, self.calls, self.halted = seconds, list[tuple[int, int]](), False
 
     def side_by_side(self, count: int) -> list[ScriptedEngine]:
-        return [ScriptedEngine(self.seconds) for _ in range(count)]
+        return [copy.copy(self) for _ in range(count)]
 
     def halt(self) -> None:
         self.halted = True
