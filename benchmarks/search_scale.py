@@ -4,8 +4,9 @@
     python benchmarks/search_scale.py ray [--subjects fashion_mlp,fashion_cnn] [--trials 24]
     python benchmarks/search_scale.py simulated [--workers 1000] [--seconds 30] [--sampler tpe]
 
-- `workers`: trials per minute of `--workers 2` on two cores, beside one worker on one core; and, for whoever has only the one process,
-  beside one process that has both cores.
+- `workers`: trials per minute of `--workers 2` on two cores, beside one worker on one core. Besides, one process that has both cores; and two
+  searches at once that know nothing of each other, each on a core of its own. The latter is what the machine allows: two cores that share
+  their arithmetic units or their memory give less than twice one.
 - `ray`: trials per minute of a local cluster of two nodes with one core each, beside `--workers 2`.
 - `simulated`: the whole search, with its sampler, scheduler and database, but trials replaced by learning curves and durations that
   a real search of digits recorded just before. A simulated worker is busy for as long as the recorded trial took, stretched to a
@@ -30,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +113,22 @@ def all_ready(options: dict[str, Any]) -> None:
         study._executor = ready
 
 
-def run(way: str, subject: str, trials: int) -> dict[str, Any]:
-    """Runs a search in a process of its own: `one` worker on one core, `both` cores for one process, `two` workers, or `ray`."""
+def run(way: str, subject: str, trials: int, core: int = 0) -> dict[str, Any]:
+    """Runs a search in a process of its own: `one` worker on one core, `both` cores for one process, `two` workers, or `ray`.
+
+    `apart` is two searches of `one` worker at the same time, each with all trials.
+    """
+    if way == "apart":
+        with ThreadPoolExecutor() as pool:
+            first, second = pool.map(lambda core: run("one", subject, trials, core), (0, 1))
+        return {**first, "seconds": (first["seconds"] + second["seconds"]) / 4}  # the mean time, for twice the trials
     job = {"way": way, "subject": subject, "trials": trials, "workers": 2 if way == "two" else 1}
     cores = two_cores()
     threads = {"one": 1, "both": 2}.get(way)
     environment = {**os.environ, **({"TF_NUM_INTRAOP_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)} if threads else {})}
     command = [sys.executable, __file__, "worker", json.dumps(job)]
     if hasattr(os, "sched_setaffinity"):
-        chosen = ",".join(map(str, cores[:1] if way == "one" else cores))
+        chosen = ",".join(map(str, [cores[core]] if way == "one" else cores))
         command = [sys.executable, __file__, "pinned", chosen, *command[2:]]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
@@ -324,7 +333,7 @@ def main() -> None:
     if arguments.line == "simulated":
         simulated(table, arguments)
     elif arguments.line == "workers":
-        compare(table, arguments, ("one", "both", "two"), "two")
+        compare(table, arguments, ("one", "both", "apart", "two"), "two")
     else:
         compare(table, arguments, ("two", "ray"), "ray")
 
