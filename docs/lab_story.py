@@ -13,6 +13,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ PAGE = Path(__file__).with_name("lab.md")
 RESULTS = PAGE.with_suffix("")
 DATASETS = {"digits": "digits", "mnist": "MNIST"}
 MARKED = re.compile(r"(?P<begin><!-- (?P<claim>[\w-]+): begin -->)\n.*?(?P<end><!-- (?P=claim): end -->)", re.DOTALL)
-SHOWN = re.compile(r"!\[[^\]]*\]\((lab/[^)]+\.svg)\)")
+SHOWN = re.compile(r"!\[[^\]]*\]\(([^)]+\.svg)\)")
 SUMMARY = "summary"
 FIGURES = {"batchnorm": "mnist"}  # which data set's figure is shown; that of digits for the others
 
@@ -61,22 +62,27 @@ def tables_of(claim: str) -> str:
 
 def summary(claims: list[str]) -> str:
     """Returns the table of all claims with a verdict per data set."""
-    rows = ["| the text says | " + " | ".join(f"on {shown}" for shown in DATASETS.values()) + " |", "|---" * (1 + len(DATASETS)) + "|"]
+    rows = []
     for claim in claims:
         says = record(claim, "digits")["says"].removesuffix(".")
-        rows.append(f"| [{says}](#{claim}) | " + " | ".join(record(claim, dataset)["verdict"] for dataset in DATASETS) + " |")
-    return "\n".join(rows)
+        rows.append([f"[{says}](#{claim})", *(record(claim, dataset)["verdict"] for dataset in DATASETS)])
+    return table(["the text says", *(f"on {shown}" for shown in DATASETS.values())], rows)
 
 
-def written(text: str) -> str:
-    """Returns the page with the present measurements between its markers."""
-    claims = [match["claim"] for match in MARKED.finditer(text) if match["claim"] != SUMMARY]
+def either(claim: str) -> str:
+    """Returns what stands between a pair of markers."""
+    if claim != SUMMARY:
+        return section(claim)
+    return summary([match["claim"] for match in MARKED.finditer(PAGE.read_text(encoding="utf-8")) if match["claim"] != SUMMARY])
 
-    def put(match: re.Match[str]) -> str:
-        found = summary(claims) if match["claim"] == SUMMARY else section(match["claim"])
-        return f"{match['begin']}\n{found}\n{match['end']}"
 
-    return MARKED.sub(put, text)
+# -- what the stories have in common ---------------------------------------------------------------------------------------
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown."""
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
 
 
 def smaller(svg: str) -> str:
@@ -87,29 +93,37 @@ def smaller(svg: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", svg)
 
 
-def tidy(text: str) -> None:
-    """Removes what `zoo lab` wrote and the page does not show, and makes the rest smaller."""
-    shown = {(PAGE.parent / figure).resolve() for figure in SHOWN.findall(text)}
-    for file in sorted(RESULTS.rglob("*")):
+def tidy(page: Path, text: str) -> None:
+    """Removes what was measured for a page and is not shown on it, and makes the rest smaller."""
+    shown = {(page.parent / figure).resolve() for figure in SHOWN.findall(text)}
+    for file in sorted(page.with_suffix("").rglob("*")):
         if file.suffix == ".png" or file.name == "README.md" or (file.suffix == ".svg" and file.resolve() not in shown):
             file.unlink()
         elif file.suffix == ".svg":
             file.write_text(smaller(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def main() -> int:
-    """Writes the page anew; with `--check` only says whether it is the present one."""
-    parser = argparse.ArgumentParser(prog="python docs/lab_story.py", description="Put what the lab measured into docs/lab.md.")
+def main_of(page: Path, between: Callable[[str], str]) -> int:
+    """Writes a page anew; with `--check` only says whether it is the present one.
+
+    Args:
+        page: Whose measurements lie in the folder of the same name.
+        between: What stands between the markers of a name.
+
+    Returns:
+        The status to exit with.
+    """
+    parser = argparse.ArgumentParser(description=f"Put what was measured into {page.name}.")
     parser.add_argument("--check", action="store_true", help="write nothing; end with status 1 where the page is stale")
     arguments = parser.parse_args()
-    text = PAGE.read_text(encoding="utf-8")
-    present = written(text)
+    text = page.read_text(encoding="utf-8")
+    present = MARKED.sub(lambda match: f"{match['begin']}\n{between(match['claim'])}\n{match['end']}", text)
     if arguments.check:
         return int(present != text)
-    PAGE.write_text(present, encoding="utf-8")
-    tidy(present)
+    page.write_text(present, encoding="utf-8")
+    tidy(page, present)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_of(PAGE, either))

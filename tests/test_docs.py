@@ -227,22 +227,32 @@ def test_light_and_dark(site: Path) -> None:
     assert 'aria-label="Toggle Light / Dark / Auto color theme"' in page or "theme-toggle" in page
 
 
-def test_the_labs_story_has_the_present_measurements() -> None:
-    story = [sys.executable, str(DOCS / "lab_story.py"), "--check"]
-    assert subprocess.run(story).returncode == 0, "python docs/lab_story.py writes it anew"
+@pytest.mark.parametrize("story", ["lab_story.py", "optimizer_story.py"])
+def test_a_story_has_the_present_measurements(story: str) -> None:
+    check = [sys.executable, str(DOCS / story), "--check"]
+    assert subprocess.run(check).returncode == 0, f"python docs/{story} writes it anew"
 
 
-def test_a_stale_story_is_noticed(tmp_path: Path) -> None:
-    shutil.copytree(DOCS / "lab", tmp_path / "lab")
-    for file in ("lab.md", "lab_story.py"):
-        shutil.copy(DOCS / file, tmp_path / file)
-    record = tmp_path / "lab" / "digits" / "relu.json"
-    record.write_text(record.read_text(encoding="utf-8").replace('"verdict": "wrong"', '"verdict": "holds"'))
-    check = [sys.executable, str(tmp_path / "lab_story.py"), "--check"]
+@pytest.mark.parametrize(
+    ("story", "page", "record", "old", "new", "shown"),
+    [
+        ("lab_story.py", "lab", "digits/relu.json", '"verdict": "wrong"', '"verdict": "holds"', "**Holds on digits, wrong on MNIST.**"),
+        ("optimizer_story.py", "optimizer-study", "digits/study.json", '"trials": 20', '"trials": 21', "21 trials per cell"),
+    ],
+)
+def test_a_stale_story_is_noticed(story: str, page: str, record: str, old: str, new: str, shown: str, tmp_path: Path) -> None:
+    shutil.copytree(DOCS / page, tmp_path / page)
+    for file in (f"{page}.md", "lab_story.py", story):
+        shutil.copyfile(DOCS / file, tmp_path / file)
+    path = tmp_path / page / record
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    check = [sys.executable, str(tmp_path / story), "--check"]
     assert subprocess.run(check).returncode == 1
     subprocess.run(check[:-1], check=True)
     assert subprocess.run(check).returncode == 0
-    assert "**Holds on digits, wrong on MNIST.**" in (tmp_path / "lab.md").read_text(encoding="utf-8")
+    assert shown in (tmp_path / f"{page}.md").read_text(encoding="utf-8")
 
 
 def test_the_labs_story_has_every_claim_of_the_lab() -> None:

@@ -1,0 +1,128 @@
+"""Puts what `zoo study optimizers` measured into docs/optimizer-study.md, between the markers of each data set.
+
+    cp -r STUDY/{study.json,study.csv,seeds.csv,portfolio.csv,report} docs/optimizer-study/NAME
+    python docs/optimizer_story.py
+
+Nothing that a study measured is typed by hand in the story. Figures that the page does not show are removed, and the others are made smaller.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab_story import main_of, table
+
+from tuning.optimizer_study import Plan, read_plan
+from zoo.datasets import dataset_info
+
+PAGE = Path(__file__).with_name("optimizer-study.md")
+RESULTS = PAGE.with_suffix("")
+FILES = {"all figures": "study.csv", "final trainings": "seeds.csv", "configurations": "portfolio.csv"}
+Row = Mapping[str, str]
+
+
+def studies() -> list[tuple[Path, Plan]]:
+    """Returns the studies whose results are here."""
+    return [(path.parent, read_plan(path.parent)) for path in sorted(RESULTS.glob("*/study.json"))]
+
+
+def rows_of(directory: Path) -> list[Row]:
+    """Returns the rows of a study's table."""
+    with (directory / "study.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def budget(directory: Path, plan: Plan, dataset: str) -> str:
+    """Returns what one study trained on a data set, in words, with its files."""
+    recipe, splits = plan.recipe(dataset, plan.families[0]), dataset_info(dataset).splits
+    name = f"optimizer-study/{directory.name}"
+    files = ", ".join(f"[{says}]({name}/{file})" for says, file in FILES.items())
+    families = ", ".join(f"`{family}`" for family in plan.families)
+    files = ", ".join(f"[{says}]({name}/{file})" for says, file in FILES.items())
+    return (
+        f"- {families}: {plan.trials} trials per cell, {recipe.epochs} epochs of {splits['train']:,} images, {recipe.batch_size} per step, "
+        f"{len(plan.seeds_of(dataset))} final trainings, {splits['validation']:,} validation images. Tables: {files}."
+    )
+
+
+def accuracy(row: Row) -> str:
+    """Test accuracy with its interval, bold where no difference from the first by validation is shown."""
+    if not row["test_mean"]:
+        return "none came to its end"
+    shown = f"{100 * float(row['test_mean']):.2f} ± {100 * (float(row['test_high']) - float(row['test_mean'])):.2f}"
+    return f"**{shown}**" if level(row) else shown
+
+
+def level(row: Row) -> bool:
+    """Whether no difference from the first by validation is shown."""
+    return bool(row["difference_mean"]) and float(row["difference_low"]) <= 0 <= float(row["difference_high"])
+
+
+def steps(row: Row) -> str:
+    """Median updates to the target."""
+    return f"{int(row['steps_to_target']):,}" if row["steps_to_target"] else "not reached"
+
+
+def sensitivity(row: Row) -> str:
+    """Decades of learning rates near the best, of those searched; share of the trials that are; share that diverged."""
+    decades = f"{float(row['decades']):.1f} of {float(row['decades_searched']):.1f}" if row["decades"] else "none"
+    return f"{decades}; {float(row['near_best']):.0%}; {float(row['diverged']):.0%}"
+
+
+def section(dataset: str) -> str:
+    """Returns what stands under a data set: budgets, tables and figures."""
+    found = [(directory, plan) for directory, plan in studies() if dataset in plan.datasets]
+    rows = {(row["family"], row["optimizer"]): row for directory, _ in found for row in rows_of(directory) if row["dataset"] == dataset}
+    families = [family for _, plan in found for family in plan.families]
+    optimizers = list(dict.fromkeys(optimizer for _, optimizer in rows))
+
+    def matrix(cell: Callable[[Row], str]) -> str:
+        return table(["", *families], [[optimizer, *(cell(rows[family, optimizer]) for family in families)] for optimizer in optimizers])
+
+    parts = ["\n".join(budget(directory, plan, dataset) for directory, plan in found)]
+    parts += ["Test accuracy, %, with its 95 % interval. Bold: no difference from the first by validation accuracy is shown.", matrix(accuracy)]
+    targets = ", ".join(f"`{family}` {100 * float(rows[family, optimizers[0]]['target']):.1f} %" for family in families)
+    parts += [f"Steps to the target, {targets} validation accuracy.", matrix(steps)]
+    parts += [
+        "Decades of learning rates near the best, of those searched; share of the trials near the best; share that diverged.",
+        matrix(sensitivity),
+    ]
+    parts += [summary(list(rows.values()), families)]
+    for directory, plan in found:
+        for family in plan.families:
+            figure = f"optimizer-study/{directory.name}/report/{dataset}-{family}-learning-rate.svg"
+            parts.append(f"![Validation accuracy over the learning rate, {family} on {dataset}]({figure})")
+    return "\n\n".join(parts)
+
+
+def summary(rows: Sequence[Row], families: Sequence[str]) -> str:
+    """Returns what the tables show, counted."""
+    optimizers = list(dict.fromkeys(row["optimizer"] for row in rows))
+
+    def count(condition: Callable[[Row], Any]) -> dict[str, int]:
+        return {optimizer: sum(bool(condition(row)) for row in rows if row["optimizer"] == optimizer) for optimizer in optimizers}
+
+    def listed(counts: Mapping[str, int], worth: Callable[[int], bool]) -> str:
+        names = sorted((name for name, number in counts.items() if worth(number)), key=lambda name: -counts[name])
+        return ", ".join(f"{name} ({counts[name]} of {len(families)})" for name in names) or "none"
+
+    taken = {(row["family"], row["optimizer"]): int(row["steps_to_target"]) for row in rows if row["steps_to_target"]}
+    least = {family: min(number for (other, _), number in taken.items() if other == family) for family in families}
+    lower = count(lambda row: not level(row))
+    quick = count(lambda row: taken.get((row["family"], row["optimizer"]), math.inf) <= 1.5 * least[row["family"]])
+    diverged = {name: [float(row["diverged"]) for row in rows if row["optimizer"] == name] for name in optimizers}
+    most = sorted(optimizers, key=lambda name: -max(diverged[name]))[:3]
+    return (
+        f"A difference from the first by validation is shown for {sum(lower.values())} of the {len(rows)} cells: {listed(lower, bool)}. "
+        f"At the target within one and a half times the steps of the quickest: {listed(quick, bool)}. "
+        f"Most trials diverged with {', '.join(f'{name} (up to {max(diverged[name]):.0%})' for name in most)}."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main_of(PAGE, section))
