@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from scripted_search import ScriptedEngine, scripted
 
 import zoo
@@ -31,7 +32,7 @@ def test_every_row_lies_in_the_space_and_has_its_evidence(family: str) -> None:
         assert complete(space, row.config) is not None, row
         assert row.config["optimizer"] == row.optimizer
         assert 0.5 < row.val_accuracy <= 1
-        assert row.epochs >= 9
+        assert row.epochs * zoo.dataset_info(row.dataset).splits["train"] >= 9 * 1437  # images seen
         assert row.command.startswith(f"zoo tune {family} --dataset {row.dataset} ")
     assert len({(row.dataset, row.optimizer) for row in rows}) == len(rows)
 
@@ -55,12 +56,12 @@ def test_priors_come_first_then_defaults_and_every_optimizer_once() -> None:
     assert all({"model.units", "model.depth"} <= entry["config"].keys() for entry in first)
 
 
-def test_the_rows_are_those_of_the_data_set_or_else_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rows_are_those_of_the_data_set_or_else_of_the_nearest_in_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         Prior("adam", "fashion_mnist", 0.89, 9, 0, {"optimizer": "adam", "adam.learning_rate": 0.001}, ""),
         Prior("sgd", "fashion_mnist", 0.88, 9, 0, {"optimizer": "sgd", "sgd.learning_rate": 0.1}, ""),
         Prior("sgd", "digits", 0.97, 9, 0, {"optimizer": "sgd", "sgd.learning_rate": 0.5}, ""),
-        Prior("adam", "elsewhere", 0.97, 9, 0, {"optimizer": "adam", "adam.learning_rate": 100.0}, ""),
+        Prior("adam", "cifar10", 0.97, 9, 0, {"optimizer": "adam", "adam.learning_rate": 100.0}, ""),
     ]
     monkeypatch.setattr(priors, "read_priors", lambda model: rows)
     space = search_space("relu_mlp", ["sgd", "adam"], study="optimizers")
@@ -69,9 +70,13 @@ def test_the_rows_are_those_of_the_data_set_or_else_of_the_first(monkeypatch: py
         found = first_configurations(space, "relu_mlp", dataset)
         return [(entry["source"], entry["config"][f"{entry['config']['optimizer']}.learning_rate"]) for entry in found]
 
-    assert first("fashion_mnist") == first("a folder") == [("prior", 0.001), ("prior", 0.1)]
-    assert first("digits") == [("prior", 0.5), ("default", 0.001)]
-    assert [source for source, _ in first("elsewhere")] == ["default", "default"]  # its value is not in the space
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.new("L", (8, 8), number).save(tmp_path / name / f"{number}.png")
+    assert first("fashion_mnist") == first("mnist") == [("prior", 0.001), ("prior", 0.1)]
+    assert first("digits") == first(str(tmp_path)) == [("prior", 0.5), ("default", 0.001)]
+    assert [source for source, _ in first("cifar10")] == ["default", "default"]  # its value is not in the space
 
 
 def test_the_command_finds_and_writes_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,9 @@ import argparse
 import csv
 import io
 import json
+import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras_tuner
 
+from zoo.datasets import dataset_info
 from zoo.files import write_text
 from zoo.optimizers import list_optimizers
 from zoo.registry import model_info
@@ -89,31 +91,47 @@ def read_priors(model: str, path: Path | None = None) -> list[Prior]:
     ]
 
 
-def first_configurations(space: keras_tuner.HyperParameters, model: str | None = None, dataset: str = "") -> list[dict[str, Any]]:
+def first_configurations(
+    space: keras_tuner.HyperParameters, model: str | None = None, dataset: str = "", data_dir: str | Path | None = None
+) -> list[dict[str, Any]]:
     """Returns what a search begins with: a `config` each, and as `source` whether it is a `prior` or a `default`.
 
     First what is known to be good for each optimizer, the better before the worse; then the defaults of the optimizers without a
-    row. The rows are those of the search's data set, or else of the file's first one: a learning rate that is right on one data set
-    need not be on another. What a row leaves open takes the space's default, and a row with a value that the space does not have is
-    passed over.
+    row. The rows are those of the search's data set, or else of the one nearest in size: a learning rate that is right on one data
+    set need not be on another. What a row leaves open takes the space's default, and a row with a value that the space does not have
+    is passed over.
 
     Args:
         space: The search space.
         model: Of the zoo; None for another hypermodel, whose defaults come first.
         dataset: The search's.
+        data_dir: Where TFDS keeps its data sets.
     """
     found: list[dict[str, Any]] = []
     priors = read_priors(model) if model else []
-    known_on = list(dict.fromkeys(prior.dataset for prior in priors))
-    nearest = dataset if dataset in known_on else next(iter(known_on), "")
+    source = nearest(dataset, dict.fromkeys(prior.dataset for prior in priors), data_dir)
     for prior in priors:
-        config = complete(space, prior.config) if prior.dataset == nearest else None
+        config = complete(space, prior.config) if prior.dataset == source else None
         if config is not None and prior.optimizer not in [entry["config"].get("optimizer") for entry in found]:
             found.append({"source": "prior", "config": config})
     choices = next((list(entry.values) for entry in space.space if entry.name == "optimizer" and not entry.conditions), None)
     known = {entry["config"].get("optimizer") for entry in found}
     starts = [{}] if choices is None else [{"optimizer": name} for name in choices if name not in known]
     return [*found, *({"source": "default", "config": config} for start in starts if (config := complete(space, start)) is not None)]
+
+
+def nearest(dataset: str, others: Iterable[str], data_dir: str | Path | None = None) -> str | None:
+    """Returns which of some data sets has the most similar number of training images, of equals the first; itself where it is one of them.
+
+    Example:
+        >>> nearest("mnist", ["digits", "fashion_mnist"]), nearest("digits", ["mnist", "digits"]), nearest("digits", [])
+        ('fashion_mnist', 'digits', None)
+    """
+
+    def size(name: str) -> float:
+        return math.log(dataset_info(name, data_dir=data_dir).splits["train"])
+
+    return min(others, key=lambda other: 0.0 if other == dataset else 1e-9 + abs(size(other) - size(dataset)), default=None)
 
 
 def complete(space: keras_tuner.HyperParameters, config: Mapping[str, Any]) -> dict[str, Any] | None:

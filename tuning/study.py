@@ -213,7 +213,7 @@ def search(
     threads = trials_at_once() if workers is None and shareable and (trials is None or blind) else 1
     parallel = threads > 1 or engine == "ray" or (workers or 1) > 1 or storage is not None
     proposer = Proposer(sampler, subject.space, settings.seed, settings.epochs, parallel)
-    enqueued = _enqueued(settings, subject.space) if priors else []
+    enqueued = _enqueued(settings, subject.space, data_dir) if priors else []
     if other is not None:
         enqueued = begin_with(other, subject.space, enqueued, settings.seed)
     directory = Path(directory) if directory is not None else default_directory(settings)
@@ -294,10 +294,10 @@ def _begun_with(directory: str | Path | None) -> str:
     return read_settings(directory).begun_with if directory is not None and (Path(directory) / SETTINGS).is_file() else ""
 
 
-def _enqueued(settings: Settings, space: keras_tuner.HyperParameters) -> list[dict[str, Any]]:
+def _enqueued(settings: Settings, space: keras_tuner.HyperParameters, data_dir: str | Path | None) -> list[dict[str, Any]]:
     if settings.recipe is None:
         return first_configurations(space)
-    return first_configurations(space, settings.recipe.model, settings.recipe.dataset)
+    return first_configurations(space, settings.recipe.model, settings.recipe.dataset, data_dir)
 
 
 @dataclass(frozen=True)
