@@ -19,7 +19,21 @@ from scripted_search import ScriptedEngine
 import tuning.optimizer_study as study
 from tuning import study_command
 from tuning.optimizer_report import envelope, write_report
-from tuning.optimizer_study import WITHIN, Cell, Final, Measured, Plan, Progress, best_trial, read_cell, run_study, sensitivity, steps_to, target_of
+from tuning.optimizer_study import (
+    WITHIN,
+    Cell,
+    Final,
+    Measured,
+    Plan,
+    Progress,
+    best_trial,
+    read_cell,
+    read_plan,
+    run_study,
+    sensitivity,
+    steps_to,
+    target_of,
+)
 from tuning.priors import read_priors
 from tuning.result import SearchResult, Trial, TrialTable
 from tuning.segments import Segment
@@ -295,8 +309,21 @@ def test_a_directory_of_another_study_says_what_differs(whole: tuple[Path, list[
         run_study(dataclasses.replace(PLAN, trials=3, optimizers=("sgd",)), tmp_path)
     with pytest.raises(UsageError, match=r"epochs: 1 -> 2"):
         command("--out", tmp_path, "--resume", "--epochs", 2)
+    assert read_plan(tmp_path) == PLAN
     (tmp_path / "study.json").write_text("{")
     with pytest.raises(StudyError, match="cannot be read as a study"):
+        run_study(PLAN, tmp_path)
+
+
+def test_a_study_may_grow(whole: tuple[Path, list[Progress]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    searched, search = list[list[str]](), study.search
+    monkeypatch.setattr(study, "search", lambda *arguments, **options: searched.append(options["optimizers"]) or search(*arguments, **options))
+    assert command("--out", tmp_path, "--resume", "--optimizers", "adam,lion,sgd") == 0
+    assert searched == [["lion"]], "the others are there already"
+    assert [row["optimizer"] for row in rows_of(tmp_path / "study.csv")] == ["adam", "lion", "sgd"]
+    assert read_plan(tmp_path) == dataclasses.replace(PLAN, optimizers=("adam", "lion", "sgd"))
+    with pytest.raises(UsageError, match="optimizers: adam,lion,sgd -> sgd,adam"):
         run_study(PLAN, tmp_path)
 
 

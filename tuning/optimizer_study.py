@@ -15,7 +15,8 @@ A study's directory holds
     portfolio.csv           the best configuration of each cell, as `tuning.priors` reads them
     report.md, report/      tables and figures
 
-A study that was killed at any moment goes on when it is started again, and trains nothing twice but what was under way.
+A study that was killed at any moment goes on when it is started again, and trains nothing twice but what was under way. It may be given
+more data sets, families and optimizers later: a cell does not depend on the others.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ STUDY, SEEDS, PORTFOLIO = "study.csv", "seeds.csv", "portfolio.csv"
 FAMILIES = ("sigmoid_mlp", "relu_mlp", "cnn", "cnn_bn")
 DATASETS = ("digits", "fashion_mnist")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "nadam", "lion", "muon")
+NAMES = ("datasets", "families", "optimizers")
 SMALL = 2000  # training images, below which a data set has smaller batches, and more epochs and seeds
 SEED = 0  # of the searches; the final trainings begin from the seeds after it
 SAMPLER, SCHEDULER = "qmc", "none"  # the same for all: ranges are covered evenly, and each trial is trained to its end
@@ -110,7 +112,7 @@ class Plan:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("datasets", "families", "optimizers"):
+        for name in NAMES:
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
             if not getattr(self, name):
                 raise UsageError(f"A study needs at least one name in {name}. Received: none.")
@@ -150,7 +152,7 @@ class Plan:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """Builds a plan from `to_dict`'s data."""
-        return cls(**{**data, **{name: tuple(data[name]) for name in ("datasets", "families", "optimizers")}})
+        return cls(**{**data, **{name: tuple(data[name]) for name in NAMES}})
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,7 @@ def run_study(plan: Plan, directory: str | Path, *, data_dir: str | Path | None 
     claim(directory, plan)
     lock = DirectoryLock(directory)
     try:
+        write_plan(plan, directory)
         worker = _Worker(plan, directory, data_dir, watch)
         for number, cell in enumerate(plan.cells(), start=1):
             worker.finish(number, cell)
@@ -270,23 +273,29 @@ def run_study(plan: Plan, directory: str | Path, *, data_dir: str | Path | None 
 
 
 def claim(directory: Path, plan: Plan) -> None:
-    """Makes a directory this study's, or finds that it is already.
+    """Makes a directory this study's, or finds that it is already; more data sets, families or optimizers than it had are no other study.
 
     Raises:
         UsageError: It holds another study, or something else.
         StudyError: What it holds cannot be read.
     """
-    if (directory / PLAN).is_file():
-        old, new = read_plan(directory).to_dict(), plan.to_dict()
-        differences = "; ".join(f"{name}: {_short(old[name])} -> {_short(new[name])}" for name in new if old[name] != new[name])
-        if differences:
-            raise UsageError(
-                f"{directory} holds another study ({differences}). Go on with it as it was by --resume, without other options; "
-                "or choose another directory."
-            )
+    if not (directory / PLAN).is_file():
+        if directory.is_dir() and any(directory.iterdir()):
+            raise UsageError(f"{directory} is not empty and holds no study: it has no {PLAN}. Choose another directory.")
+        write_plan(plan, directory)
         return
-    if directory.is_dir() and any(directory.iterdir()):
-        raise UsageError(f"{directory} is not empty and holds no study: it has no {PLAN}. Choose another directory.")
+    old, new = read_plan(directory).to_dict(), plan.to_dict()
+    changed = [name for name in new if (set(old[name]) - set(new[name]) if name in NAMES else old[name] != new[name])]
+    if changed:
+        differences = "; ".join(f"{name}: {_short(old[name])} -> {_short(new[name])}" for name in changed)
+        raise UsageError(
+            f"{directory} holds another study ({differences}). Go on with it as it was by --resume, without other options, or with more "
+            "names beside those that it has; or choose another directory."
+        )
+
+
+def write_plan(plan: Plan, directory: Path) -> None:
+    """Writes what a directory's study compares."""
     write_text(directory / PLAN, json.dumps({"version": VERSION, **plan.to_dict()}, indent=2) + "\n")
 
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 HELP = "compare optimizers, each tuned with the same budget"
 EXAMPLES = """  zoo study optimizers --datasets digits
   zoo study optimizers --families cnn,cnn_bn --optimizers momentum,adamw --trials 40 --out study
-  zoo study optimizers --out study --resume          goes on, after an interruption too"""
+  zoo study optimizers --out study --resume          goes on, after an interruption too
+  zoo study optimizers --out study --resume --optimizers momentum,adamw,lion    with one more than it had"""
 OUT = Path("study-optimizers")
-NAMES = ("datasets", "families", "optimizers")
 NUMBERS = ("trials", "epochs", "seeds", "batch_size")
 
 
@@ -37,17 +37,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--batch-size", type=int, help="images per step (default: 32, or 128; see --epochs)")
     record = parser.add_argument_group("the record")
     record.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"where it is kept; an earlier part there goes on (default: {OUT})")
-    record.add_argument("--resume", action="store_true", help="go on with what stands in DIR as it was, without naming it again")
+    record.add_argument("--resume", action="store_true", help="go on with what stands in DIR; names given besides must hold those it has")
     record.add_argument("--data-dir", help="where TFDS keeps its data sets (default: TFDS_DATA_DIR, or TFDS's own)")
     record.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    load_backend()
+    from tuning.optimizer_study import NAMES, Plan, read_plan, run_study
+
     chosen: dict[str, Any] = {name: names for name in NAMES if (names := _names(getattr(arguments, name), f"--{name}")) is not None}
     chosen |= {name: getattr(arguments, name) for name in NUMBERS if getattr(arguments, name) is not None}
-    load_backend()
-    from tuning.optimizer_study import Plan, read_plan, run_study
-
     plan = dataclasses.replace(read_plan(arguments.out), **chosen) if arguments.resume else Plan(**chosen)
     screen = console(stderr=True)
     try:
