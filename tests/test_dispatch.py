@@ -11,7 +11,7 @@ import pytest
 
 from tuning.dispatch import KEPT, PATIENCE, Dispatcher, Programs
 from tuning.scalars import optimizer_structure
-from tuning.segments import Segment
+from tuning.segments import OUT_OF_TIME, Segment
 from tuning.structures import graph_signature, recipe_structure
 from zoo.specs import Recipe
 from zoo.training import make_optimizer
@@ -23,12 +23,17 @@ class Entry:
     passed: int = 0
 
 
+def built(seconds: float) -> Segment:
+    """What a stretch gave that compiled for so long."""
+    return Segment("completed", build_seconds=seconds + 0.1, compile_seconds=seconds)
+
+
 def train(dispatcher: Dispatcher, worker: int, entry: Entry, seconds: float = 2.0) -> None:
     """Gives a worker a trial, which it compiles unless it has the program."""
     known = entry.signature in dispatcher.workers.get(worker, ())
     dispatcher.add(entry)
     dispatcher.give(worker, entry)
-    dispatcher.settle(entry, Segment("completed", compile_seconds=0.0 if known else seconds))
+    dispatcher.settle(worker, entry, built(0.0 if known else seconds))
 
 
 def test_a_worker_gets_what_it_has_compiled_or_what_nobody_has() -> None:
@@ -82,7 +87,7 @@ def test_grouping_compiles_less_than_order_and_the_summary_says_so() -> None:
             earlier.passed += 1
         known = entry.signature in dispatcher.workers.get(worker, ())
         dispatcher.give(worker, entry)
-        dispatcher.settle(entry, Segment("completed", compile_seconds=0.0 if known else 3.0))
+        dispatcher.settle(worker, entry, built(0.0 if known else 3.0))
     found = dispatcher.summary(4)
     assert found.programs == 8
     assert found.times < found.in_order <= 4 * 8
@@ -94,8 +99,19 @@ def test_grouping_compiles_less_than_order_and_the_summary_says_so() -> None:
 
 def test_plain_trials_compile_nothing_that_could_be_shared() -> None:
     dispatcher = Dispatcher()
-    dispatcher.settle(Entry("a"), Segment("completed", plain="a teacher"))
+    dispatcher.settle(0, Entry("a"), Segment("completed", build_seconds=1.0, plain="a teacher"))
     assert dispatcher.summary(1).reused == 0
+
+
+def test_what_ran_out_of_time_before_it_was_built_neither_used_nor_saved_anything() -> None:
+    dispatcher = Dispatcher()
+    train(dispatcher, 0, Entry("a"))
+    known = dispatcher.summary(2)
+    for signature in ("a", "b"):
+        dispatcher.add(Entry(signature))
+        dispatcher.give(1, Entry(signature))
+        dispatcher.settle(1, Entry(signature), Segment("stopped", message=OUT_OF_TIME))
+    assert dispatcher.summary(2) == known
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import math
@@ -235,7 +236,8 @@ def test_a_halted_engine_stops_within_the_epoch(digits: tuple[zoo.Dataset, zoo.D
     segment = engine.run(MLP, until=3, on_epoch=lambda row: engine.halt() is not None)
     assert (segment.state, segment.message, len(segment.history)) == ("stopped", OUT_OF_TIME, 1)
     later = engine.run(dataclasses.replace(MLP, optimizer="lion"), until=3, snapshot=segment.snapshot)
-    assert (later.state, later.message, later.snapshot, len(engine.programs)) == ("stopped", OUT_OF_TIME, segment.snapshot, 1)  # builds nothing
+    assert (later.state, later.message, later.snapshot, len(engine.programs)) == ("stopped", OUT_OF_TIME, segment.snapshot, 1)
+    assert later.build_seconds == 0  # it builds nothing
 
 
 def without_seconds(rows: Any) -> list[dict[str, float]]:
@@ -400,6 +402,25 @@ def test_times_add_up(engine: CompiledEngine) -> None:
     segment = engine.run(MLP, until=3)
     wall = time.perf_counter() - began
     assert 0 < segment.build_seconds + segment.step_seconds + segment.validation_seconds <= wall
+
+
+def test_waiting_for_others_to_build_is_no_compiling(digits: tuple[zoo.Dataset, zoo.Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0, monotonic=time.monotonic, perf_counter=lambda: clock.now)
+
+    def build(*arguments: Any) -> Any:
+        clock.now += 3
+        return compile_trainer(*arguments)
+
+    class Busy(contextlib.nullcontext[None]):
+        def __enter__(self) -> None:
+            clock.now += 100
+
+    monkeypatch.setattr("tuning.engine.time", clock)
+    monkeypatch.setattr("tuning.engine.compile_trainer", build)
+    monkeypatch.setattr("tuning.engine.BUILDING", Busy())
+    engine = CompiledEngine(*digits)
+    assert engine.run(MLP, until=1).compile_seconds == 3
+    assert engine.run(MLP, until=1).compile_seconds == 0
 
 
 def test_only_the_programs_used_last_are_kept(digits: tuple[zoo.Dataset, zoo.Dataset]) -> None:

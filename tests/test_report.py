@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy
 import pytest
 from scripted_search import OPTIMIZERS, scripted
 
-from tuning.report import bootstrap_best, expected_best, write_report
+from tuning.dispatch import Compilation
+from tuning.report import bootstrap_best, compiling, expected_best, write_report
 from tuning.result import SearchResult, Trial, TrialTable
 from zoo.cli import main
 from zoo.errors import MissingExtraError, UnknownNameError, UsageError
@@ -65,6 +67,13 @@ def test_zoo_plot_of_a_search_that_found_nothing(tmp_path: Path, result: SearchR
     (tmp_path / "trials.csv").write_text(TrialTable().to_csv())
     assert main(["plot", str(tmp_path)]) == 2
     assert "nothing to draw" in capsys.readouterr().err
+
+
+def test_what_grouping_saved_is_told_where_it_saved_anything() -> None:
+    found = Compilation(2, 3, 6.0, 10, 30.0, workers=2, in_order=5, grouped=4.0)
+    assert "in the order of the trials it would have been 5 compilations, about 4.0 s more." in compiling(found)
+    for grouped in (0.0, -3.3):
+        assert compiling(dataclasses.replace(found, grouped=grouped)).endswith("about 30.0 s saved.")
 
 
 def test_importances_find_what_the_script_depends_on(result: SearchResult) -> None:

@@ -103,6 +103,7 @@ class Dispatcher:
     took: dict[str, list[float]] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     ordered: list[str] = field(default_factory=list)  # signatures of the compilations that order would have needed
+    missed: dict[int, str] = field(default_factory=dict)  # of those, the ones in place of what a worker is at
 
     def add(self, candidate: Candidate) -> None:
         """Notes that a trial is ready."""
@@ -130,13 +131,19 @@ class Dispatcher:
     def give(self, worker: int, candidate: Candidate) -> None:
         """Notes that a worker is given a trial, and thereby what it would have been given in order."""
         self.workers.setdefault(worker, Programs(self.kept)).use(candidate.signature)
+        self.missed.pop(worker, None)
         if self.line:
             first = self.line.pop(0)
             if not self.in_order.setdefault(worker, Programs(self.kept)).use(first):
-                self.ordered.append(first)
+                self.missed[worker] = first
 
-    def settle(self, candidate: Candidate, segment: Segment) -> None:
-        """Notes what a stretch of training needed."""
+    def settle(self, worker: int, candidate: Candidate, segment: Segment) -> None:
+        """Notes what a stretch of training needed; nothing where time was up before it could build."""
+        missed = self.missed.pop(worker, None)
+        if not segment.build_seconds:
+            return
+        if missed is not None:
+            self.ordered.append(missed)
         if segment.compile_seconds:
             self.took.setdefault(candidate.signature, []).append(segment.compile_seconds)
         elif not segment.plain:

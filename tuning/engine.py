@@ -102,6 +102,7 @@ class CompiledEngine:
     def __init__(self, training: Dataset, validation: Dataset, programs: int = KEPT, xla: bool | None = None) -> None:
         self.training, self.validation, self.xla = training, validation, xla
         self.halted = False
+        self.waited = 0.0  # seconds, for its turn to build
         self.programs: Recent[Program] = Recent(programs)
         self._starts: Recent[list[numpy.ndarray]] = Recent(STARTS)
         self._evaluations: WeakValueDictionary[Hashable, Evaluation] = WeakValueDictionary()  # kept by their programs
@@ -155,7 +156,9 @@ class CompiledEngine:
             self._look(deadline)
             return Program(evaluation, optimizer, free, recipe.batch_size)
 
+        waited = self.waited
         program, compile_seconds = compiled(self.programs, (structure, kind, recipe.batch_size), build)
+        compile_seconds -= self.waited - waited
         rates = learning_rates(schedule, first * steps, max(0, until - first) * steps)
         rows = partial(order, recipe.seed, images=len(self.training.labels))
         stretch = Stretch(program, numbers, free, rates, rows, first, until, snapshot, deadline, partial(_weaken, recipe, program), improved)
@@ -172,7 +175,9 @@ class CompiledEngine:
     @contextlib.contextmanager
     def _turn(self, deadline: float) -> Iterator[None]:
         """Waits until no other thread builds a model, and looks at the clock then."""
+        began = time.perf_counter()
         with BUILDING:
+            self.waited += time.perf_counter() - began
             self._look(deadline)
             yield
 

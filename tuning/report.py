@@ -219,7 +219,7 @@ def compiling(found: Compilation | None) -> str:
         f"\n\nCompiling: {found.programs} programs, compiled {found.times} times in {found.seconds:.1f} s. "
         f"{found.reused} stretches of training ran on a program that was there: about {found.saved:.1f} s saved."
     )
-    if found.workers > 1:
+    if round(found.grouped, 1) > 0:
         text += (
             f" The {found.workers} workers were given trials whose programs they had: in the order of the trials it would have been "
             f"{found.in_order} compilations, about {found.grouped:.1f} s more."

@@ -521,7 +521,7 @@ class _Search:
             self._end(record, "failed", outcome.failure)
             return
         segment = outcome.segment
-        self.dispatcher.settle(record, segment)
+        self.dispatcher.settle(outcome.worker, record, segment)
         self.step_seconds += segment.step_seconds
         for name in ("build_seconds", "step_seconds", "validation_seconds"):
             setattr(record, name, getattr(record, name) + getattr(segment, name))
