@@ -28,6 +28,7 @@ import tuning
 import zoo
 from tuning import storage
 from tuning.history import read_history
+from tuning.oracles import Proposer
 from tuning.report import compiling
 from tuning.result import TABLE
 from tuning.study import BEST_RECIPE, Status, resume, search
@@ -452,6 +453,21 @@ def test_two_searches_share_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(set(configurations(both))) == 12
     with pytest.raises(UsageError, match="keeps its study in"):
         scripted(tmp_path / "one", monkeypatch.setattr, trials=12, storage="sqlite:///elsewhere.db")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_resumed_search_knows_whether_others_are_at_work(shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parallel, real = list[bool](), Proposer.propose
+
+    def propose(proposer: Proposer, *arguments: Any) -> Any:
+        parallel.append(proposer.parallel)
+        return real(proposer, *arguments)
+
+    monkeypatch.setattr(Proposer, "propose", propose)
+    storage = f"sqlite:///{tmp_path / 'shared.db'}" if shared else None
+    scripted(tmp_path / "search", monkeypatch.setattr, trials=2, priors=False, storage=storage)
+    resume(tmp_path / "search", trials=4)
+    assert parallel == [shared] * 4
 
 
 def test_a_database_that_another_search_has_just_created_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

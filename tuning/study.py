@@ -211,8 +211,8 @@ def search(
     shareable = recipe is not None and engine == "compiled" and not why_plain(recipe)
     blind = sampler in BLIND and scheduler == "none"  # no trial depends on what another gave
     threads = trials_at_once() if workers is None and shareable and (trials is None or blind) else 1
-    parallel = threads > 1 or engine == "ray" or (workers or 1) > 1 or storage is not None
-    proposer = Proposer(sampler, subject.space, settings.seed, settings.epochs, parallel)
+    parallel = threads > 1 or engine == "ray" or (workers or 1) > 1
+    proposer = Proposer(sampler, subject.space, settings.seed, settings.epochs, parallel)  # before a sampler that is none is written down
     enqueued = _enqueued(settings, subject.space, data_dir) if priors else []
     if other is not None:
         enqueued = begin_with(other, subject.space, enqueued, settings.seed)
@@ -220,6 +220,7 @@ def search(
     lock = DirectoryLock(directory)
     try:
         place = claim(directory, settings, subject.space, enqueued, storage, accept_changes)
+        proposer.parallel |= place.shared
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(currentThread|getName)", DeprecationWarning)
             run = _Search(
