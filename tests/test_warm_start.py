@@ -56,6 +56,20 @@ def test_the_report_has_the_evidence_and_a_resumption_needs_no_other_study(other
     assert not warm_start_sections(scripted(tmp_path / "without", monkeypatch.setattr, trials=2), figures)
 
 
+def test_a_search_that_stands_cannot_begin_with_another_study(other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, first, began in (("cold", None, "without another study"), ("warm", other, "with relu_mlp-digits in other")):
+        scripted(tmp_path / name, monkeypatch.setattr, trials=2, from_study=first)
+        before = read_claim(tmp_path / name)
+        shutil.copytree(other, tmp_path / f"not {name}")
+        message = f"began {began}, so it cannot begin with relu_mlp-digits in not {name}. .*leave --from out"
+        for accept in (False, True):
+            with pytest.raises(UsageError, match=message) as raised:
+                scripted(tmp_path / name, monkeypatch.setattr, trials=4, from_study=tmp_path / f"not {name}", accept_changes=accept)
+            assert "--accept-changes" not in str(raised.value)
+        assert read_claim(tmp_path / name) == before
+    assert len(scripted(tmp_path / "warm", monkeypatch.setattr, trials=4, from_study=other).trials) == 4
+
+
 def test_too_few_trials_are_no_evidence(other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = scripted(tmp_path / "new", monkeypatch.setattr, trials=2, from_study=other)
     assert "too few trials" in warm_start_sections(result, {0: 0.5, 1: 0.5})[1]

@@ -128,7 +128,7 @@ def claim(
         space: Its space.
         enqueued: What comes first, as `config` and `source`; that of a search which stands there already stays as it is.
         storage: A database URL; SQLite in the directory where None.
-        accept_changes: Go on with other settings or another space; the trials so far stay.
+        accept_changes: Go on with other settings or another space; the trials so far stay. What it began with cannot change.
 
     Raises:
         UsageError: The directory holds a search of something else; the message says what differs, and how to go on.
@@ -207,6 +207,12 @@ def _compare(directory: Path, found: Mapping[str, Any], document: Mapping[str, A
         return
     if fixed := [line for name, line in settings.items() if name in FIXED]:
         raise UsageError(f"{directory} holds a search of something else ({'; '.join(fixed)}). Choose another directory.")
+    if "begun_with" in settings:
+        began = f"with {old['begun_with']}" if "begun_with" in old else "without another study"
+        raise UsageError(
+            f"The search in {directory} began {began}, so it cannot begin with {new['begun_with']}. To go on with it, leave --from out; "
+            "to begin with that study, choose another directory by --out."
+        )
     if not accept_changes:
         listed = "; ".join([*space, *(line for name, line in settings.items() if name not in ("ranges", "vary") or not space)])
         raise UsageError(
