@@ -1,13 +1,19 @@
-"""Where the paused trials of a search are kept until they go on."""
+"""Where the paused trials of a search are kept until they go on.
+
+Memory keeps `MEMORY` bytes of them, those of the most accurate trials. A trial whose snapshot went is trained again up to its pause
+if it goes on after all; with a directory it is read from there. What trials that are under way went on from is kept whatever it takes,
+so that one whose worker dies goes on from there: a snapshot for each worker, and a few.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from tuning.segments import Snapshot
 from tuning.storage import Record
 
-MEMORY = 256 * 2**20  # bytes of paused trials' snapshots that are kept; a trial whose snapshot is gone is trained again up to its pause
+MEMORY = 256 * 2**20
 
 
 class Snapshots:
@@ -21,12 +27,20 @@ class Snapshots:
         self.directory = directory
         self.kept: dict[int, tuple[float, int, Snapshot]] = {}
 
-    def put(self, record: Record, snapshot: Snapshot) -> None:
-        """Keeps a trial's snapshot, in place of others that promise less where memory is short."""
+    def put(self, record: Record, snapshot: Snapshot, under_way: Collection[int] = ()) -> None:
+        """Keeps a trial's snapshot, in place of others that promise less where memory is short.
+
+        Args:
+            record: The trial's.
+            snapshot: Its state.
+            under_way: Numbers of the snapshots from which trials go on now; these stay, and take nothing from the others' limit.
+        """
         size = sum(array.nbytes for array in snapshot.arrays.values())
         self.kept[record.number] = (record.curve[record.epochs], size, snapshot)
-        while sum(size for _, size, _ in self.kept.values()) > MEMORY and len(self.kept) > 1:
-            del self.kept[min(self.kept, key=lambda number: self.kept[number][0])]
+        waiting = [number for number in self.kept if number not in under_way]
+        while len(waiting) > 1 and sum(self.kept[number][1] for number in waiting) > MEMORY:
+            waiting.remove(least := min(waiting, key=lambda number: self.kept[number][0]))
+            del self.kept[least]
         if self.directory is not None:
             snapshot.write(self._path(self.directory, record.number))
 

@@ -557,7 +557,9 @@ class _Search:
     def _keep(self, record: Record, snapshot: Snapshot | None) -> None:
         last = record.until >= self.settings.epochs
         if snapshot is not None and not last:
-            self.snapshots.put(record, snapshot)
+            others = [*self.ready, *self.running.values()]
+            parents = {int(parent) for other in others if (parent := other.config.get("tuner/trial_id"))}
+            self.snapshots.put(record, snapshot, {other.number for other in others} | parents)
 
     def _on_row(self, number: int, row: Row) -> bool:
         """Takes an epoch of a trial from the executor; returns whether the trial ends there."""
