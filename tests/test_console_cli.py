@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -139,6 +141,41 @@ def test_an_error_is_one_line_on_stderr(error: BaseException, status: int, line:
     command(raising(error))
     assert main(["try"]) == status
     assert capsys.readouterr() == ("", f"{line}\n")
+
+
+@pytest.mark.parametrize("message", ["Interrupted.", "Go on with: zoo train runs/x"])
+def test_sigterm_ends_a_command_as_an_interruption(message: str, command: Any, capsys: Capture) -> None:
+    def terminated(arguments: argparse.Namespace) -> int:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL  # which would end the tests
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(message) from None
+        return 0
+
+    command(terminated)
+    assert main(["try"]) == 143
+    assert capsys.readouterr().err == f"zoo: {message}\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("free", ["another thread", "serve", "a handler"])
+def test_sigterm_is_left_alone(free: str, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list[Any]()
+    command(lambda arguments: found.append(signal.getsignal(signal.SIGTERM)) or 0)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN if free == "a handler" else signal.SIG_DFL)
+    if free == "serve":
+        monkeypatch.setattr(cli, "OWN_END", ("try",))
+    try:
+        if free == "another thread":
+            thread = threading.Thread(target=main, args=(["try"],))
+            thread.start()
+            thread.join()
+        else:
+            main(["try"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found == [signal.SIG_IGN if free == "a handler" else signal.SIG_DFL]
 
 
 def test_a_bug_shows_its_traceback(command: Any) -> None:

@@ -356,6 +356,19 @@ def test_a_killed_search_ends_with_the_trials_of_one_that_was_not(scheduler: str
     )
 
 
+def test_ray_does_not_take_the_place_of_who_handles_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def handle(number: int, frame: Any) -> None:
+        pass
+
+    monkeypatch.setattr("tuning.ray_workers.RayWorkers", lambda *arguments: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        tuning.study._executor(None, "ray", None, 1, None)  # type: ignore[arg-type]
+        assert signal.getsignal(signal.SIGTERM) is handle
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpoints", [False, True])
 def test_a_killed_command_ends_with_the_trials_of_one_that_was_not(checkpoints: bool, tmp_path: Path) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import forking
 from rich.console import Console
 from scripted_search import ScriptedEngine
 
 from tuning.command import parse_duration, parse_range
 from tuning.display import Display, clock, configuration, counts, headline, line, remaining
+from tuning.history import read_history
+from tuning.result import TABLE
 from tuning.storage import Record
 from tuning.study import Status
 from tuning.subjects import ZooSubject
@@ -71,6 +76,25 @@ def test_a_search_is_resumed_by_its_folder_alone(tune: Run, tmp_path: Path) -> N
     assert [trial["config"] for trial in again["trials"][:4]] == [trial["config"] for trial in first["trials"]]
     assert len(again["trials"]) == 6
     assert again["trials"][5]["recipe"]["seed"] == 3
+
+
+def searching(directory: Path) -> None:
+    """What a process runs that is to be ended."""
+    sys.exit(main(["tune", "relu_mlp", "--dataset", "digits", "--trials", "1000", "--out", str(directory)]))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are ended by signals")
+def test_a_search_that_gets_sigterm_writes_down_what_was_finished(tmp_path: Path) -> None:
+    process = forking().Process(target=searching, args=(tmp_path,))
+    process.start()
+    while len(read_history(tmp_path)) < 3 and process.is_alive():
+        process.join(0.02)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 143
+    epochs = [int(row["epochs"]) for row in csv.DictReader((tmp_path / TABLE).read_text().splitlines())]
+    assert sum(epochs) >= 2  # the last one may have been interrupted as it was written down
+    assert read_recipe(tmp_path / "best_recipe.json").dataset == "digits"
 
 
 @pytest.mark.parametrize(

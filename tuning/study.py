@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import signal
+import threading
 import time
 import warnings
 from collections import Counter
@@ -269,7 +271,11 @@ def _executor(subject: ZooSubject | ArraySubject, engine: str, workers: int | No
     if engine == "ray":
         from tuning.ray_workers import RayWorkers
 
-        return RayWorkers(subject, "compiled", workers, address)
+        handler = signal.getsignal(signal.SIGTERM)
+        executor = RayWorkers(subject, "compiled", workers, address)
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's own, which has taken its place, aborts the process after three seconds
+        return executor
     if workers is None or workers == 1:
         first: Any = subject.engine(engine)
         return Threads(first.side_by_side(threads)) if threads > 1 else InProcess(first)

@@ -4,19 +4,23 @@ A subcommand is a module with `HELP` (one line), `EXAMPLES` (shown by `--help`),
 `run(arguments) -> int`. This package's stand in `zoo.commands`, one file each; other packages add theirs under the
 entry-point group `neuron_zoo.commands`. None may import TensorFlow or Keras before it runs.
 
-Exit status: 0 done; 1 failed; 2 wrong usage; 130 interrupted.
+Exit status: 0 done; 1 failed; 2 wrong usage; 130 interrupted; 143 interrupted by SIGTERM, with which batch systems and containers
+announce the end: a command writes down then what it does at Ctrl-C. `zoo serve` ends in its own way.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
 import logging
 import os
 import pkgutil
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 import zoo
@@ -24,6 +28,7 @@ from zoo import commands
 from zoo.errors import ZooError
 
 ENTRY_POINT_GROUP = "neuron_zoo.commands"
+OWN_END = ("serve",)  # commands that handle SIGTERM themselves
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,11 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments = build_parser().parse_args(argv)
-        return int(arguments.run(arguments))
+        with contextlib.nullcontext() if arguments.command in OWN_END else _terminable():
+            return int(arguments.run(arguments))
     except ZooError as error:
         return _fail(str(error), error.exit_status)
     except KeyboardInterrupt as interrupt:
-        return _fail(str(interrupt) or "Interrupted.", 130)
+        return _fail(str(interrupt) or "Interrupted.", 143 if isinstance(interrupt, _Terminated) else 130)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -56,11 +62,42 @@ def _run(argv: Sequence[str] | None) -> int:
         return _fail(f"{where}{error.strerror or error}.", 1)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM has interrupted a command."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Has SIGTERM interrupt the block as Ctrl-C does, where it would end the process at once.
+
+    Raises:
+        _Terminated: It did.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    received = threading.Event()
+
+    def interrupt(number: int, frame: object) -> None:
+        received.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if received.is_set():
+            raise _Terminated(*error.args) from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Builds the parser with every subcommand that is installed."""
     parser = argparse.ArgumentParser(prog="zoo", description="Keras models by name: pretrained, searched, exported, served.")
     parser.add_argument("--version", action="version", version=f"neuron-zoo {zoo.__version__}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for name, module in _subcommands().items():
         subparser = subparsers.add_parser(
             name,
