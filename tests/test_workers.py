@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import Any
 
 import keras
 import keras_tuner
+import numpy
 import pytest
 from scripted_search import RECIPE, FatalSubject, fatal, read_log
 
@@ -23,6 +25,7 @@ import zoo
 from tuning.engine import CompiledEngine
 from tuning.executors import Job
 from tuning.report import compiling
+from tuning.segments import Segment, Snapshot
 from tuning.settings import Settings
 from tuning.study import search
 from tuning.subjects import ZooSubject
@@ -188,8 +191,6 @@ def test_a_hypermodel_that_cannot_be_sent_says_so(tmp_path: Path) -> None:
         model.compile(keras.optimizers.SGD(hp.Float("rate", 0.01, 0.1)), "mse")
         return model
 
-    import numpy
-
     data = ((numpy.ones((8, 4)), numpy.ones((8, 2))),) * 2
     with pytest.raises(UsageError, match=r"cannot be sent to other processes .* top level of a module, or search with workers=1"):
         search(hypermodel=build, data=data, trials=1, workers=2, directory=tmp_path)
@@ -232,5 +233,42 @@ def test_a_job_given_to_a_dead_worker_comes_back(tmp_path: Path) -> None:
         assert outcome is not None
         assert outcome.number == 5
         assert "killed by SIGKILL" in outcome.death
+    finally:
+        workers.close()
+
+
+class HeavyEngine:
+    """Its trials leave behind more than a pipe holds."""
+
+    def run(self, *arguments: object) -> Segment:
+        return Segment("completed", snapshot=Snapshot(1, {"weights": numpy.ones(1 << 20)}))
+
+
+class HeavySubject(ZooSubject):
+    """Gives each worker a `HeavyEngine`."""
+
+    def engine(self, kind: str) -> Any:
+        return HeavyEngine()
+
+
+def test_a_worker_killed_while_it_sends_is_replaced() -> None:
+    workers = Workers(HeavySubject(Settings(RECIPE, optimizers=("sgd",)), None), "compiled", 1)
+    job = Job(5, RECIPE, 1, None, 60.0)
+    try:
+        await_worker(workers)
+        workers.submit(0, job)
+        with socket.socket(fileno=os.dup(workers.workers[0].pipe.fileno())) as pipe:
+            while len(pipe.recv(8, socket.MSG_PEEK)) < 8:  # the message's length, and where it begins
+                pass
+        os.kill(workers.pids[0], signal.SIGKILL)
+        outcome = workers.next_finished(lambda number, row: False, 120)
+        assert outcome is not None
+        assert (outcome.number, outcome.segment) == (5, None)
+        assert "killed by SIGKILL" in outcome.death
+        await_worker(workers)
+        workers.submit(0, job)
+        outcome = workers.next_finished(lambda number, row: False, 120)
+        assert outcome is not None
+        assert outcome.segment is not None
     finally:
         workers.close()

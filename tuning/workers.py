@@ -97,7 +97,7 @@ class Workers(Pool[_Process]):
             index = pipes.index(heard[0])  # type: ignore[arg-type]
             try:
                 kind, content = self.workers[index].pipe.recv()
-            except (EOFError, ConnectionResetError):
+            except (EOFError, OSError):  # the latter where it died in the middle of a message
                 return self._replace(index, self._bury(index))
             if kind == "row":
                 self._tell(index, content, on_row)
