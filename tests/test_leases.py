@@ -18,7 +18,7 @@ from scripted_search import RECIPE, ScriptedEngine, scripted, sharing
 import tuning
 import tuning.leases
 from tuning.leases import PREFIX, RELEASED, Lease, exclusive
-from tuning.storage import KEY, open_storage
+from tuning.storage import KEY, Ledger, open_storage
 from tuning.study import search
 from tuning.subjects import ZooSubject
 
@@ -173,6 +173,37 @@ def test_a_search_is_dead_when_its_number_stands_still(clock: Watches) -> None:
     clock.now += 31
     assert own.dead("never seen")
     own.stop()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before it is taken over", "while it is taken over"])
+def test_a_trial_that_its_slow_search_has_just_finished_is_left_alone(
+    late: bool, clock: Watches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    slow, other = (Ledger(url, "study", {}, {}, worker, shared=True) for worker in ("slow", "other"))
+    trial = slow.begin({}, 1, "random")
+    slow.report(trial, 1, 0.5)
+    write = other.storage.set_trial_user_attr
+
+    def meanwhile(*arguments: Any) -> None:
+        if late:  # between the two things that it writes of a trial's end
+            write(*arguments)
+            slow._set_state(trial, optuna.trial.TrialState.COMPLETE, [0.5])
+        else:
+            slow.finish(trial, "completed")
+        slow.close()
+        if not late:
+            write(*arguments)
+
+    monkeypatch.setattr(other.storage, "set_trial_user_attr", meanwhile)
+    other.refresh()
+    other.take_over()  # sees the other one for the first time
+    clock.now += 31
+    other.take_over()
+    other.refresh()
+    assert [(record.state, record.curve) for record in other.records] == [("completed", {1: 0.5})]
+    assert not other.waits()
+    other.close()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

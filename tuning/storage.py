@@ -13,6 +13,7 @@ one is FAIL. Whatever Optuna has no place for stands in the trial's user attribu
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -196,13 +197,15 @@ class Ledger:
             return
         with self.exclusive():
             self.lease.look()  # the search may have begun again
-            for record in self.records:
-                if not self._left(record):
-                    continue
-                record.worker, record.mine = self.worker, True
-                trial = self.ids[record.number]
-                self.storage.set_trial_user_attr(trial, KEY, _progress(record))
-                self.storage.set_trial_state_values(trial, TrialState.RUNNING, None)
+            for record in filter(self._left, self.records):
+                with contextlib.suppress(*self.harmless):  # the search was only slow, and has just finished the trial
+                    self._adopt(record)
+
+    def _adopt(self, record: Record) -> None:
+        trial = self.ids[record.number]
+        self.storage.set_trial_user_attr(trial, KEY, _progress(dataclasses.replace(record, worker=self.worker)))
+        self.storage.set_trial_state_values(trial, TrialState.RUNNING, None)
+        record.worker, record.mine = self.worker, True
 
     def _left(self, record: Record) -> bool:
         return self.lease is not None and record.state == "running" and not record.mine and self.lease.dead(record.worker)
@@ -337,6 +340,8 @@ def _read(trial: FrozenTrial, worker: str) -> Record:
     try:
         curve = {int(epoch): float(value) for epoch, value in sorted(trial.intermediate_values.items())}
         progress = json.loads(trial.user_attrs[KEY])
+        if trial.state.is_finished() and progress["state"] == "running":  # another search took it over while its own one wrote its end
+            progress["state"] = next(state for state, kind in FINISHED.items() if kind == trial.state)
         return Record(trial.number, json.loads(trial.user_attrs["config"]), curve=curve, mine=progress["worker"] == worker, **progress)
     except (KeyError, TypeError, ValueError):
         raise StudyError(f"Trial {trial.number} of the study was not written by this package. Choose another storage or directory.") from None
