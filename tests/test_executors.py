@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from scripted_search import RECIPE, ScriptedEngine
 
-from tuning.executors import InProcess, Job, Outcome, Threads, reason, run_job
+from tuning.executors import InProcess, Job, Outcome, Pool, Threads, Worker, reason, run_job
 from tuning.segments import Segment, Snapshot
-from zoo.errors import UsageError
+from zoo.errors import StudyError, UsageError
 
 TRIAL = dataclasses.replace(RECIPE, optimizer="sgd", learning_rate=0.01)
 
@@ -107,3 +109,33 @@ def test_a_failure_is_an_outcome_of_one_line() -> None:
     assert reason(UsageError("three layers are too many")) == "three layers are too many"
     assert reason(MemoryError("the script says so")) == "out of memory: the script says so"
     assert reason(KeyError()) == "KeyError: KeyError"
+
+
+class Idlers(Pool[Worker]):
+    """Workers that do nothing."""
+
+    def _start(self, index: int) -> Worker:
+        return Worker()
+
+    def submit(self, worker: int, job: Job) -> None: ...
+
+    def next_finished(self, on_row: Any, timeout: float | None = None) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+def test_workers_that_die_as_they_start_end_the_search_unless_others_work_elsewhere(scattered: bool) -> None:
+    pool = Idlers(SimpleNamespace(validation=0), 4)
+    pool.scattered = scattered
+    for index in (0, 1, 2):  # with their machine, and each for the first time
+        pool._replace(index, "died")
+    pool._greet(3, 144)
+    for _ in range(1 if not scattered else 9):
+        pool._replace(0, "died")
+    if scattered:
+        pool.workers[3].ready = False
+        for _ in range(2):
+            pool._replace(0, "died")
+    with pytest.raises(StudyError, match="cannot start: 3 in a row died"):
+        pool._replace(0, "died")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from scripted_search import RECIPE, FatalSubject, fatal, read_log
 
 import zoo
 from tuning.engine import CompiledEngine
-from tuning.ray_workers import joined
+from tuning.executors import Job, Outcome
+from tuning.ray_workers import RayWorkers, joined
 from tuning.segments import Segment
+from tuning.settings import Settings
 from tuning.study import search
 from zoo.errors import MissingExtraError, StudyError
 from zoo.specs import Recipe
@@ -94,6 +97,44 @@ def kill_the_node_of_the_hanging(cluster: Any, log: Path) -> None:
 
 
 @needs_ray
+def test_a_node_dies_while_its_workers_start_and_while_they_are_idle(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search goes on, the dead are noticed, and no trial is blamed for them."""
+    monkeypatch.setattr("tuning.ray_workers.LOOK_SECONDS", 0.5)
+    log = tmp_path / "log"
+    workers = RayWorkers(FatalSubject(Settings(RECIPE, optimizers=("sgd",)), None, log=log), "compiled", 5, cluster.address)
+    try:
+        until(workers, lambda: len(workers.free()) == 2)
+        lost = [index for index in range(5) if index not in workers.free()]
+        starting = [workers.workers[index] for index in lost]
+        node = cluster.add_node(num_cpus=3)
+        until(workers, lambda: not ray.available_resources().get("CPU"))
+        cluster.remove_node(node, allow_graceful=False)
+        until(workers, lambda: not any(worker in workers.workers for worker in starting))
+        node = cluster.add_node(num_cpus=3)
+        until(workers, lambda: len(workers.free()) == 5)
+        cluster.remove_node(node, allow_graceful=False)
+        for line in read_log(log, "started")[-3:]:  # which might live on for a moment
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(line[1], signal.SIGKILL)
+        workers.submit(lost[0], Job(7, RECIPE, 1, None, 60.0))
+        outcome = until(workers, lambda: False)
+        assert outcome is not None
+        assert outcome.death
+        assert not outcome.begun
+        until(workers, lambda: len(workers.free()) == 2)
+    finally:
+        workers.close()
+
+
+def until(workers: RayWorkers, condition: Callable[[], bool]) -> Outcome | None:
+    """Has workers go on until a condition holds, or a job of theirs has ended."""
+    outcome = None
+    while outcome is None and not condition():
+        outcome = workers.next_finished(lambda number, row: False, 0.2)
+    return outcome
+
+
+@needs_ray
 def test_the_driver_is_killed_and_started_again(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory, log = tmp_path / "search", tmp_path / "search.log"
     script = Path(__file__).with_name("scripted_search.py")
@@ -140,9 +181,6 @@ def test_epochs_are_asked_about_one_by_one(cluster: Any, tmp_path: Path, monkeyp
 
 @needs_ray
 def test_what_cannot_be_reached_or_started_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tuning.ray_workers import RayWorkers
-    from tuning.settings import Settings
-
     subject = FatalSubject(Settings(RECIPE, optimizers=("sgd",)), None, log=tmp_path / "log")
     with pytest.raises(StudyError, match=r"No Ray cluster could be reached at 127.0.0.1:1 ") as caught:
         RayWorkers(subject, "compiled", 1, "127.0.0.1:1")

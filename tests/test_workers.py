@@ -100,6 +100,22 @@ def test_a_trial_that_kills_three_workers_has_failed(tmp_path: Path, monkeypatch
     assert len(found.trials) == 6
 
 
+def test_a_trial_that_was_given_to_dead_workers_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit, dead = Workers.submit, list[int]()
+
+    def submit_to_the_dead(workers: Workers, worker: int, job: Job) -> None:
+        if len(dead) < 3:
+            dead.append(job.number)
+            os.kill(workers.pids[worker], signal.SIGKILL)
+            workers.workers[worker].process.join()
+        submit(workers, worker, job)
+
+    monkeypatch.setattr(Workers, "submit", submit_to_the_dead)
+    found = fatal(tmp_path / "search", tmp_path / "log", monkeypatch.setattr, trials=1, scheduler="none")
+    assert dead == [0, 0, 0]
+    assert [(trial.state, trial.epochs) for trial in found.trials] == [("completed", 9)]
+
+
 def test_each_worker_has_its_share_of_the_processors() -> None:
     processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     for count in (1, 2, 3, 2 * len(processors)):
@@ -231,7 +247,7 @@ def test_a_job_given_to_a_dead_worker_comes_back(tmp_path: Path) -> None:
         workers.submit(0, Job(5, RECIPE, 1, None, 60.0))
         outcome = workers.next_finished(lambda number, row: False, 120)
         assert outcome is not None
-        assert outcome.number == 5
+        assert (outcome.number, outcome.begun) == (5, False)
         assert "killed by SIGKILL" in outcome.death
     finally:
         workers.close()
@@ -263,7 +279,7 @@ def test_a_worker_killed_while_it_sends_is_replaced() -> None:
         os.kill(workers.pids[0], signal.SIGKILL)
         outcome = workers.next_finished(lambda number, row: False, 120)
         assert outcome is not None
-        assert (outcome.number, outcome.segment) == (5, None)
+        assert (outcome.number, outcome.begun, outcome.segment) == (5, True, None)
         assert "killed by SIGKILL" in outcome.death
         await_worker(workers)
         workers.submit(0, job)

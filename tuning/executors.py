@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 OnRow = Callable[[int, "Row"], bool]  # takes a trial's number and an epoch's row; returns whether the trial ends there
 AT_ONCE = 8  # trials that one process trains side by side, at most: between their stretches it is the interpreter's turn
-STARTS = 3  # deaths in a row, before a worker's first job, that end the search
+STARTS = 3  # workers in one place that die in a row before they have come up, and so end the search
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Outcome:
         segment: What its training gave.
         failure: Why the trial could not be trained.
         death: How the worker ended; the trial can go on elsewhere.
+        begun: Whether the worker had begun with it; otherwise its death says nothing of the trial.
         seconds: Wall time that it took.
     """
 
@@ -68,6 +69,7 @@ class Outcome:
     segment: Segment | None = None
     failure: str = ""
     death: str = ""
+    begun: bool = True
     seconds: float = 0.0
 
 
@@ -217,11 +219,15 @@ class Worker:
         ready: Whether it has come up and can be given jobs.
         job: What it trains.
         began: When it was given that, by `time.monotonic`.
+        reached: Whether that came to it; not where it had died before.
+        stillborn: How many in its place have died before they had come up, in a row.
     """
 
     ready: bool = False
     job: Job | None = None
     began: float = 0.0
+    reached: bool = True
+    stillborn: int = 0
 
 
 AnyWorker = TypeVar("AnyWorker", bound=Worker)
@@ -237,10 +243,10 @@ class Pool(ABC, Generic[AnyWorker]):
 
     local = False
     advice = ""  # what to do where no worker can start, as the end of a sentence
+    scattered = False  # on machines of which one may fail alone: as long as any worker is ready, others may die as they start
 
     def __init__(self, subject: Any, size: int) -> None:
         self.subject, self.size = subject, size
-        self.stillborn = 0
         self.workers = [self._start(index) for index in range(size)]
 
     @abstractmethod
@@ -255,7 +261,7 @@ class Pool(ABC, Generic[AnyWorker]):
 
     def _greet(self, index: int, validation: int) -> None:
         """Takes in a worker that has come up; it says how many samples it validates on."""
-        self.stillborn, self.workers[index].ready, self.subject.validation = 0, True, validation
+        self.workers[index].ready, self.subject.validation = True, validation
 
     def _replace(self, index: int, how: str) -> Outcome | None:
         """Puts another worker in the place of one that has died.
@@ -267,11 +273,15 @@ class Pool(ABC, Generic[AnyWorker]):
             StudyError: None comes up any more.
         """
         worker = self.workers[index]
-        self.stillborn += not worker.ready
-        if self.stillborn >= STARTS:
+        excused = worker.ready or (self.scattered and any(other.ready for other in self.workers))
+        stillborn = 0 if excused else worker.stillborn + 1
+        if stillborn >= STARTS:
             raise StudyError(f"The workers cannot start: {STARTS} in a row {how}. What was finished is kept{self.advice}.")
         self.workers[index] = self._start(index)
-        return None if worker.job is None else Outcome(worker.job.number, index, death=how, seconds=time.monotonic() - worker.began)
+        self.workers[index].stillborn = stillborn
+        if worker.job is None:
+            return None
+        return Outcome(worker.job.number, index, death=how, begun=worker.reached, seconds=time.monotonic() - worker.began)
 
 
 def run_job(engine: Any, job: Job, worker: int, on_epoch: OnEpoch) -> Outcome:

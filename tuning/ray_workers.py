@@ -24,6 +24,7 @@ from tuning.segments import PRUNED, Segment
 from zoo.errors import MissingExtraError, StudyError, UsageError
 
 CONNECT_SECONDS = 10
+LOOK_SECONDS = 5.0  # between two looks at what has become of those that have nothing to do
 HANDED_ON = ("TFDS_DATA_DIR", "ZOO_OFFLINE", "KERAS_BACKEND", "PYTHONPATH")  # variables of the environment, for workers on this machine
 
 
@@ -32,7 +33,8 @@ class _Remote(Worker):
     """A worker that is an actor."""
 
     actor: Any
-    waits: Any  # for being ready, or for its job
+    waits: Any  # for being ready, for its job, or for whether it still lives; None where that was answered
+    receipt: Any = None  # of its job: answered as it begins with it
     parts: list[Segment] = field(default_factory=list)  # of a job whose epochs are told one by one
 
 
@@ -52,6 +54,8 @@ class RayWorkers(Pool[_Remote]):
         StudyError: There is no such cluster, or it has no processors.
     """
 
+    scattered = True
+
     def __init__(self, subject: Any, kind: str, count: int | None = None, address: str | None = None) -> None:
         self.ray = _ray()
         try:
@@ -62,6 +66,7 @@ class RayWorkers(Pool[_Remote]):
         if self.own:
             self._connect(address)
         super().__init__(subject, count or self._processors())
+        self.looked = time.monotonic()
 
     def _connect(self, address: str | None) -> None:
         if address is not None and (place := re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)/?", address)):
@@ -93,6 +98,7 @@ class RayWorkers(Pool[_Remote]):
     def submit(self, worker: int, job: Job) -> None:
         chosen = self.workers[worker]
         chosen.job, chosen.began, chosen.parts = job, time.monotonic(), []
+        chosen.receipt = chosen.actor.ready.remote()  # an actor does one thing after the other
         self._train(chosen, job)
 
     def _train(self, worker: _Remote, job: Job) -> None:
@@ -105,24 +111,39 @@ class RayWorkers(Pool[_Remote]):
     def next_finished(self, on_row: OnRow, timeout: float | None = None) -> Outcome | None:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            waiting = {worker.waits: index for index, worker in enumerate(self.workers) if worker.job is not None or not worker.ready}
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            heard, _ = self.ray.wait(list(waiting), num_returns=1, timeout=left)
+            self._look()
+            waiting = {worker.waits: index for index, worker in enumerate(self.workers) if worker.waits is not None}
+            left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+            heard, _ = self.ray.wait(list(waiting), num_returns=1, timeout=min(left, LOOK_SECONDS))
             if not heard:
-                return None
+                if left <= LOOK_SECONDS or not waiting:
+                    return None
+                continue
             index = waiting[heard[0]]
+            worker = self.workers[index]
             try:
                 content = self.ray.get(heard[0])
             except self.ray.exceptions.RayError as error:
                 return self._replace(index, self._bury(index, error))
-            if self.workers[index].job is None:
+            worker.waits = None
+            if worker.job is not None:
+                outcome = self._tell(worker, content, on_row)
+                if outcome is not None:
+                    return outcome
+            elif not worker.ready:
                 if isinstance(content, Exception):
                     raise content
                 self._greet(index, content)
                 return None
-            outcome = self._tell(self.workers[index], content, on_row)
-            if outcome is not None:
-                return outcome
+
+    def _look(self) -> None:
+        """Asks the idle whether they still live, now and then."""
+        if time.monotonic() - self.looked < LOOK_SECONDS:
+            return
+        self.looked = time.monotonic()
+        for worker in self.workers:
+            if worker.waits is None:
+                worker.waits = worker.actor.ready.remote()
 
     def _tell(self, worker: _Remote, outcome: Outcome, on_row: OnRow) -> Outcome | None:
         """Tells the search the epochs of an outcome; returns the job's, unless it goes on."""
@@ -143,9 +164,19 @@ class RayWorkers(Pool[_Remote]):
 
     def _bury(self, index: int, error: Exception) -> str:
         """Puts away what is left of a worker that has died, and returns how it ended."""
+        worker = self.workers[index]
+        if worker.job is not None:
+            worker.reached = self._answered(worker.receipt)
         with contextlib.suppress(self.ray.exceptions.RayError):
-            self.ray.kill(self.workers[index].actor)
+            self.ray.kill(worker.actor)
         return f"ended ({next(iter(str(error).strip().splitlines()), type(error).__name__)})"
+
+    def _answered(self, call: Any) -> bool:
+        try:
+            self.ray.get(call, timeout=1.0)
+        except self.ray.exceptions.RayError:
+            return False
+        return True
 
     def close(self) -> None:
         for worker in self.workers:

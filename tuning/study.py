@@ -522,7 +522,7 @@ class _Search:
         record.seconds += outcome.seconds
         if outcome.death:
             self.dispatcher.forget(outcome.worker)
-            self._mourn(record, outcome.death)
+            self._mourn(record, outcome)
             return
         if outcome.segment is None:
             self._end(record, "failed", outcome.failure)
@@ -546,11 +546,11 @@ class _Search:
             self.ledger.update(record)
             self._show(None, record)
 
-    def _mourn(self, record: Record, how: str) -> None:
+    def _mourn(self, record: Record, outcome: Outcome) -> None:
         """Has a trial whose worker died go on from its last pause, unless it seems to be the trial's own fault."""
-        self.deaths[record.number] += 1
+        self.deaths[record.number] += outcome.begun
         if self.deaths[record.number] >= DEATHS:
-            self._end(record, "failed", f"its worker died {DEATHS} times; the last one {how}")
+            self._end(record, "failed", f"its worker died {DEATHS} times; the last one {outcome.death}")
             return
         self._put(0, record)
 

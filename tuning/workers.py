@@ -84,8 +84,10 @@ class Workers(Pool[_Process]):
     def submit(self, worker: int, job: Job) -> None:
         chosen = self.workers[worker]
         chosen.job, chosen.began = job, time.monotonic()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a dead one is noticed below
+        try:
             chosen.pipe.send(job)
+        except (BrokenPipeError, ConnectionResetError):  # a dead one is noticed below
+            chosen.reached = False
 
     def next_finished(self, on_row: OnRow, timeout: float | None = None) -> Outcome | None:
         deadline = None if timeout is None else time.monotonic() + timeout
