@@ -97,31 +97,32 @@ def kill_the_node_of_the_hanging(cluster: Any, log: Path) -> None:
 
 
 @needs_ray
-def test_a_node_dies_while_its_workers_start_and_while_they_are_idle(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search goes on, the dead are noticed, and no trial is blamed for them."""
+def test_a_node_joins_and_dies_while_its_workers_start_and_others_die_idle(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets workers, unless they were counted; the search goes on, the dead are noticed, and no trial is blamed for them."""
     monkeypatch.setattr("tuning.ray_workers.LOOK_SECONDS", 0.5)
     log = tmp_path / "log"
-    workers = RayWorkers(FatalSubject(Settings(RECIPE, optimizers=("sgd",)), None, log=log), "compiled", 5, cluster.address)
+    subject = FatalSubject(Settings(RECIPE, optimizers=("sgd",)), None, log=log)
+    workers = RayWorkers(subject, "compiled", None, cluster.address)
     try:
-        until(workers, lambda: len(workers.free()) == 2)
-        lost = [index for index in range(5) if index not in workers.free()]
-        starting = [workers.workers[index] for index in lost]
+        until(workers, lambda: len(workers.free()) == workers.size == 2)
         node = cluster.add_node(num_cpus=3)
+        until(workers, lambda: workers.size == 5)
+        starting = workers.workers[2:]
         until(workers, lambda: not ray.available_resources().get("CPU"))
+        with contextlib.closing(RayWorkers(subject, "compiled", 1, cluster.address)) as counted:
+            counted.looked = 0.0
+            counted.next_finished(lambda number, row: False, 0.0)
+            assert counted.size == 1
         cluster.remove_node(node, allow_graceful=False)
         until(workers, lambda: not any(worker in workers.workers for worker in starting))
-        node = cluster.add_node(num_cpus=3)
-        until(workers, lambda: len(workers.free()) == 5)
-        cluster.remove_node(node, allow_graceful=False)
-        for line in read_log(log, "started")[-3:]:  # which might live on for a moment
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(line[1], signal.SIGKILL)
-        workers.submit(lost[0], Job(7, RECIPE, 1, None, 60.0))
+        for line in read_log(log, "started")[:2]:
+            os.kill(line[1], signal.SIGKILL)
+        workers.submit(0, Job(7, RECIPE, 1, None, 60.0))
         outcome = until(workers, lambda: False)
         assert outcome is not None
         assert outcome.death
         assert not outcome.begun
-        until(workers, lambda: len(workers.free()) == 2)
+        until(workers, lambda: not workers.free())
     finally:
         workers.close()
 

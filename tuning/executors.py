@@ -77,7 +77,7 @@ class Executor(Protocol):
     """Trains jobs on workers, which have numbers from 0.
 
     Attributes:
-        size: How many workers there are at most.
+        size: How many workers there are at most; it may grow.
         local: Whether a job is trained by whoever waits for it, so that one runs at a time and `on_row` is called in between its steps.
     """
 

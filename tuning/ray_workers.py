@@ -24,7 +24,7 @@ from tuning.segments import PRUNED, Segment
 from zoo.errors import MissingExtraError, StudyError, UsageError
 
 CONNECT_SECONDS = 10
-LOOK_SECONDS = 5.0  # between two looks at what has become of those that have nothing to do
+LOOK_SECONDS = 5.0  # between two looks at the cluster, and at those that have nothing to do
 HANDED_ON = ("TFDS_DATA_DIR", "ZOO_OFFLINE", "KERAS_BACKEND", "PYTHONPATH")  # variables of the environment, for workers on this machine
 
 
@@ -44,7 +44,7 @@ class RayWorkers(Pool[_Remote]):
     Args:
         subject: What is searched; see `tuning.subjects.Subject`. Its data are loaded on every node, from where the nodes keep them.
         kind: Of engine: `compiled` or `plain`.
-        count: Of workers; as many as the cluster has processors where None.
+        count: Of workers; where None, as many as the cluster has processors, and more when it gets more.
         address: Of the cluster, such as `ray://head:10001` or `auto`; where None, the one that `RAY_ADDRESS` names or that runs on this
             machine, else a new one on this machine.
 
@@ -65,6 +65,7 @@ class RayWorkers(Pool[_Remote]):
         self.own = not self.ray.is_initialized()
         if self.own:
             self._connect(address)
+        self.grows = count is None
         super().__init__(subject, count or self._processors())
         self.looked = time.monotonic()
 
@@ -86,10 +87,13 @@ class RayWorkers(Pool[_Remote]):
             raise StudyError(f"No Ray cluster could be reached at {address} ({error.strerror or error}).") from None
 
     def _processors(self) -> int:
-        found = int(self.ray.cluster_resources().get("CPU", 0))
+        found = self._present()
         if not found:
             raise StudyError("The Ray cluster has no processors that a worker could have. Start nodes, or give --workers to wait for them.")
         return found
+
+    def _present(self) -> int:
+        return int(self.ray.cluster_resources().get("CPU", 0))
 
     def _start(self, index: int) -> _Remote:
         actor = self.ray.remote(num_cpus=1, max_restarts=0)(_Actor).remote(index, self.order)
@@ -111,7 +115,8 @@ class RayWorkers(Pool[_Remote]):
     def next_finished(self, on_row: OnRow, timeout: float | None = None) -> Outcome | None:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            self._look()
+            if self._look():
+                return None
             waiting = {worker.waits: index for index, worker in enumerate(self.workers) if worker.waits is not None}
             left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
             heard, _ = self.ray.wait(list(waiting), num_returns=1, timeout=min(left, LOOK_SECONDS))
@@ -136,14 +141,21 @@ class RayWorkers(Pool[_Remote]):
                 self._greet(index, content)
                 return None
 
-    def _look(self) -> None:
-        """Asks the idle whether they still live, now and then."""
+    def _look(self) -> bool:
+        """Asks the idle whether they still live, and starts workers on what has joined the cluster, now and then; returns whether there were any."""
         if time.monotonic() - self.looked < LOOK_SECONDS:
-            return
+            return False
         self.looked = time.monotonic()
         for worker in self.workers:
             if worker.waits is None:
                 worker.waits = worker.actor.ready.remote()
+        if not self.grows:
+            return False
+        before = self.size
+        with contextlib.suppress(self.ray.exceptions.RayError):  # a cluster that does not answer now will do so at the next look
+            self.size = max(before, self._present())
+        self.workers += [self._start(index) for index in range(before, self.size)]
+        return self.size > before
 
     def _tell(self, worker: _Remote, outcome: Outcome, on_row: OnRow) -> Outcome | None:
         """Tells the search the epochs of an outcome; returns the job's, unless it goes on."""

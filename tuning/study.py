@@ -145,8 +145,8 @@ def search(
             the other. Where None, trials train side by side in this process, one on each of up to eight processors, if the search
             ends by the clock alone or no trial depends on another (a blind sampler, and no scheduler); otherwise one after the
             other, which makes a search repeatable, and so with hypermodels, plain Keras, or an accelerator. With Ray one process
-            for each of the cluster's processors, unless given. The trials' results do not depend on it, but which configurations
-            are proposed does: a sampler knows less when several trials are under way.
+            for each of the cluster's processors, those that join later included, unless given. The trials' results do not depend
+            on it, but which configurations are proposed does: a sampler knows less when several trials are under way.
         address: Of the Ray cluster, such as `ray://head:10001`; one that runs on this machine, or a new one, where None.
         checkpoints: Keeps every paused trial on disk, so that after a kill it goes on from there and not from its start. The
             trials are the same either way.
@@ -346,6 +346,7 @@ class _Search:
         self.snapshots = Snapshots(place.directory / CHECKPOINTS if checkpoints else None)
         self.step_seconds = 0.0
         self.workers = 1
+        self.absent = 0.0  # seconds before workers joined, together
         self.ready: list[Record] = []  # to be trained next
         self.running: dict[int, Record] = {}
         self.told: list[Observation] = []
@@ -379,6 +380,8 @@ class _Search:
             if not self.ready and not self.running:
                 continue
             outcome = self.executor.next_finished(self._on_row, self._patience())
+            self.absent += (self.executor.size - self.workers) * self._seconds()
+            self.workers = self.executor.size
             if outcome is not None:
                 self._settle(outcome)
             elif self.running and time.monotonic() > self.limits.deadline + OVERTIME:
@@ -626,6 +629,9 @@ class _Search:
     def _seconds(self) -> float:
         return time.monotonic() - self.limits.started
 
+    def _mean_workers(self) -> float:
+        return self.workers - self.absent / self._seconds()
+
     def _elapsed(self) -> float:
         return self.history.elapsed + self._seconds()
 
@@ -635,7 +641,7 @@ class _Search:
         if self.watch is not None:
             budget = math.inf if self.limits.budget is None else self.limits.budget
             running = tuple(self.running.values())
-            spent = self.step_seconds / self.workers
+            spent = self.step_seconds / self._mean_workers()
             self.watch(Status(self.ledger.records, self._seconds(), budget, self.limits.trials, spent, current, ended, running))
 
     def _trial(self, record: Record) -> Trial:
@@ -681,7 +687,7 @@ class _Search:
             TrialTable(self._trial(record) for record in self.ledger.records),
             self.place.directory,
             seconds,
-            overhead=max(0.0, 1 - self.step_seconds / self.workers / seconds),
+            overhead=max(0.0, 1 - self.step_seconds / self._mean_workers() / seconds),
             space=describe(self.subject.space),
             ranges=number_ranges(self.subject.space),
             epochs=self.settings.epochs,
