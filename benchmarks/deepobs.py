@@ -71,8 +71,8 @@ def deepobs_2c2d(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: i
     return keras.Model(image, layers.Dense(num_classes, dtype="float32", name="logits", **start())(features))
 
 
-def train(optimizer: str, seed: int, arguments: argparse.Namespace) -> tuple[Sequence[Mapping[str, float]], int]:
-    """Trains one run to its last epoch, from where an earlier call left it; returns a row per epoch, and how many are from before."""
+def train(optimizer: str, seed: int, arguments: argparse.Namespace) -> Sequence[Mapping[str, float]]:
+    """Trains one run to its last epoch, from where an earlier call left it; returns a row per epoch."""
     rate, numbers, _ = TUNED[optimizer]
     recipe = zoo.Recipe(
         "deepobs_2c2d",
@@ -88,9 +88,20 @@ def train(optimizer: str, seed: int, arguments: argparse.Namespace) -> tuple[Seq
     splits = [zoo.load_dataset("fashion_mnist", split, data_dir=arguments.data_dir) for split in ("train", "test")]
     run = TrainingRun(recipe, *splits, arguments.runs / f"{optimizer}-{seed}")
     run.restore()
-    known = run.epoch
     run.fit()
-    return run.history[: arguments.epochs], known
+    return run.history[: arguments.epochs]
+
+
+def written(path: Path) -> dict[tuple[str, int], int]:
+    """Returns up to which epoch each run, by optimizer and seed, is in a CSV file already."""
+    if not path.is_file():
+        return {}
+    found: dict[tuple[str, int], int] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            run = row["optimizer"], int(row["seed"])
+            found[run] = max(found.get(run, 0), int(row["epoch"]))
+    return found
 
 
 def logged(optimizer: str, epoch: int) -> list[float]:
@@ -116,11 +127,12 @@ def main() -> None:
     arguments = parser.parse_args()
     load_backend()
     table = Table(arguments.out, COLUMNS, VERSIONS, lambda row: f"{row['optimizer']:<9} seed {row['seed']} epoch {row['epoch']:>3}")
+    known = written(arguments.out)
     reached: dict[str, list[float]] = defaultdict(list)
     for seed in range(arguments.seeds):
         for optimizer in arguments.optimizers:
-            rows, known = train(optimizer, seed, arguments)
-            for row in rows[known:]:
+            rows = train(optimizer, seed, arguments)
+            for row in rows[known.get((optimizer, seed), 0) :]:
                 about = {"optimizer": optimizer, "learning_rate": TUNED[optimizer][0], "seed": seed, "epoch": int(row["epoch"])}
                 measured = {"test_loss": row["val_loss"], "train_loss": row["loss"], "seconds": row["seconds"]}
                 table.add(**about, **measured, value=100 * row["val_accuracy"], unit="% of the test images")

@@ -11,8 +11,9 @@
 - `simulated`: the whole search, with its sampler, scheduler and database, but trials replaced by learning curves and durations that
   a real search of digits recorded just before. A simulated worker is busy for as long as the recorded trial took, stretched to a
   mean of `--seconds` per trial; while all are busy, the clock is put forward to when the next one ends. So what is measured is the
-  share of the time that workers are busy, if the driver takes as long over its own work as it really does. The number of workers
-  is doubled until less than 90 % is kept, or `--most` is reached.
+  share of the time that workers are busy, if the driver takes as long over its own work as it really does: from when the first
+  worker begins, so that filling all of them counts, to when the last new trial does. What a worker sends, and the way that it
+  takes, is left out. The number of workers is doubled until less than 90 % is kept, or `--most` is reached.
 
 In `workers` and `ray` all train the same list of configurations, each whole. The clock starts with the first trial, when all workers'
 libraries and data are loaded, and nothing is compiled. Every figure is appended to `results/search_scale.csv`; ratios, not times, are
@@ -183,7 +184,7 @@ class Simulated:
         self.jobs: dict[int, Any] = {}
         self.skipped = 0.0
         self.intervals: list[tuple[float, float]] = []
-        self.full = self.last_begun = 0.0
+        self.full = self.last_begun = self.closed = 0.0
 
     def now(self) -> float:
         return self.clock() + self.skipped
@@ -220,14 +221,14 @@ class Simulated:
         segment = Segment("completed", rows, Snapshot(job.until, {}), step_seconds=ends - began)
         return Outcome(job.number, worker, segment, seconds=ends - began)
 
-    def busy(self) -> tuple[float, float]:
-        """Returns the share of the time that workers were busy while there were new trials, and the seconds until all were."""
-        start, end = self.full or self.intervals[0][0], self.last_begun
-        spent = sum(max(0.0, min(last, end) - max(first, start)) for first, last in self.intervals)
-        return spent / (self.size * max(end - start, 1e-9)), start - self.intervals[0][0]
+    def busy(self) -> float:
+        """Returns the share of the time that workers were busy, from when the first began to when the last new trial did."""
+        start, end = self.intervals[0][0], self.last_begun
+        spent = sum(max(0.0, min(last, end) - first) for first, last in self.intervals)
+        return spent / (self.size * max(end - start, 1e-9))
 
     def close(self) -> None:
-        pass
+        self.closed = self.now()
 
 
 def record(directory: str) -> list[list[tuple[float, float]]]:
@@ -266,8 +267,8 @@ def simulate(job: dict[str, Any]) -> dict[str, Any]:
         shared = {"sampler": job["sampler"], "scheduler": "asha", "priors": False, "tensorboard": False, "directory": directory}
         tuning.search(recipe, optimizers=base.OPTIMIZERS, study="optimizers", trials=job["trials"], workers=2, **shared)
         wall = executor.clock() - began
-    share, filled = executor.busy()
-    return {"share": share, "filled": filled, "stretches": len(executor.intervals), "seconds": wall}
+    written, filled = executor.now() - executor.closed, executor.full - executor.intervals[0][0]
+    return {"share": executor.busy(), "filled": filled, "stretches": len(executor.intervals), "seconds": wall, "written": written}
 
 
 def simulated(table: Table, arguments: argparse.Namespace) -> None:
@@ -293,7 +294,10 @@ def simulated(table: Table, arguments: argparse.Namespace) -> None:
             row = {"line": "simulated", "subject": f"{size} workers", "engine": arguments.sampler, "seed": 0, "trials": job["trials"], "epochs": 9}
             table.add(**row, seconds=found["seconds"], value=100 * found["share"], unit="% busy", **verdict)
             each = 1000 * found["seconds"] / found["stretches"]
-            print(f"{'':<10} all busy after {found['filled']:.1f} s; the driver takes {each:.1f} ms a stretch of training")
+            print(
+                f"{'':<10} all busy after {found['filled']:.1f} s; the driver takes {each:.1f} ms a stretch of training, with all its writing; "
+                f"what was left to write at the end took {found['written']:.1f} s"
+            )
             if found["share"] < BUSY:
                 break
             size, reached = 2 * size, size

@@ -78,15 +78,17 @@ def section(dataset: str) -> str:
     """Returns what stands under a data set: budgets, tables and figures."""
     found = [(directory, plan) for directory, plan in studies() if dataset in plan.datasets]
     rows = {(row["family"], row["optimizer"]): row for directory, _ in found for row in rows_of(directory) if row["dataset"] == dataset}
-    families = [family for _, plan in found for family in plan.families]
+    families = list(dict.fromkeys(family for _, plan in found for family in plan.families))
     optimizers = list(dict.fromkeys(optimizer for _, optimizer in rows))
 
     def matrix(cell: Callable[[Row], str]) -> str:
-        return table(["", *families], [[optimizer, *(cell(rows[family, optimizer]) for family in families)] for optimizer in optimizers])
+        known = [[rows.get((family, optimizer)) for family in families] for optimizer in optimizers]
+        return table(["", *families], [[name, *(cell(row) if row else "" for row in line)] for name, line in zip(optimizers, known, strict=True)])
 
     parts = ["\n".join(budget(directory, plan, dataset) for directory, plan in found)]
     parts += ["Test accuracy, %, with its 95 % interval. Bold: no difference from the first by validation accuracy is shown.", matrix(accuracy)]
-    targets = ", ".join(f"`{family}` {100 * float(rows[family, optimizers[0]]['target']):.1f} %" for family in families)
+    reached = {family: row["target"] for (family, _), row in rows.items() if row["target"]}
+    targets = ", ".join(f"`{family}` {100 * float(target):.1f} %" for family, target in reached.items())
     parts += [f"Steps to the target, {targets} validation accuracy.", matrix(steps)]
     parts += [
         "Decades of learning rates near the best, of those searched; share of the trials near the best; share that diverged.",
@@ -112,7 +114,7 @@ def summary(rows: Sequence[Row], families: Sequence[str]) -> str:
         return ", ".join(f"{name} ({counts[name]} of {len(families)})" for name in names) or "none"
 
     taken = {(row["family"], row["optimizer"]): int(row["steps_to_target"]) for row in rows if row["steps_to_target"]}
-    least = {family: min(number for (other, _), number in taken.items() if other == family) for family in families}
+    least = {family: min((number for (other, _), number in taken.items() if other == family), default=0) for family in families}
     lower = count(lambda row: not level(row))
     quick = count(lambda row: taken.get((row["family"], row["optimizer"]), math.inf) <= 1.5 * least[row["family"]])
     diverged = {name: [float(row["diverged"]) for row in rows if row["optimizer"] == name] for name in optimizers}

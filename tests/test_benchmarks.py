@@ -97,6 +97,7 @@ def test_deepobs(tmp_path: Path) -> None:
     out = tmp_path / "deepobs.csv"
     for epochs in (1, 2):  # the second call trains one more
         options = ("--optimizers", "sgd", "--seeds", "1", "--epochs", str(epochs), "--runs", str(tmp_path / "runs"), "--out", str(out))
+        out.unlink(missing_ok=True)  # as if the first call had been killed before it wrote
         printed = run("deepobs.py", *options)
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -146,7 +147,7 @@ def test_engines(line: str, units: set[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "engines"),
     [
-        (("workers", "--subjects", "digits_mlp", "--trials", "4"), ["one", "both", "two"]),
+        (("workers", "--subjects", "digits_mlp", "--trials", "4"), ["one", "both", "apart", "two"]),
         (("simulated", "--workers", "8", "--most", "8", "--seconds", "3", "--clock", "cpu"), ["tpe"]),
     ],
 )

@@ -44,6 +44,7 @@ SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc")
 KERASTUNER = ("kerastuner_random", "kerastuner_bayesian", "kerastuner_grid", "kerastuner_hyperband")
 REPLAYED = ("cmaes", "qmc")  # samplers that go on from their own last proposals
 STARTUP = 10
+STUDY_NAME = "one proposal"  # of a study that lives as long; Optuna would draw one from the system's random numbers, which can be slow
 SHOWN = 500  # trials of a scope, to a sampler for several workers
 
 
@@ -310,10 +311,12 @@ def _sample(
     with silence():
         numbers = _kept([figure for _, figure in seen], maximize) if parallel else range(len(seen))
         trials = [memory.trial(index, number, seen[number][0], distributions, seen[number][1]) for number in numbers]
-        study = optuna.create_study(storage=_View(trials), sampler=sampler, direction=direction)
+        study = optuna.create_study(storage=_View(trials), study_name=STUDY_NAME, sampler=sampler, direction=direction)
         trial = _trial(len(seen), {}, {}, math.nan)
         known = next((entry for entry in reversed(trials) if entry.state == TrialState.COMPLETE), None)
-        alike = optuna.create_study(storage=_View([] if known is None else [known]), direction=direction)  # all have the same parameters
+        alike = optuna.create_study(  # all have the same parameters
+            storage=_View([] if known is None else [known]), study_name=STUDY_NAME, direction=direction
+        )
         related = sampler.infer_relative_search_space(alike, trial)
         found = sampler.sample_relative(study, trial, related)
         return {

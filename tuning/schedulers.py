@@ -182,14 +182,6 @@ def rungs(epochs: int, reduction: int, first: int) -> list[int]:
 
 def promotable(trials: Sequence[Contestant], rung: int, reduction: int, at_least_one: bool) -> int | None:
     """Returns the best trial that waits at a rung, if it is among the best `1 / reduction` of those that have come to it."""
-    arrived = [trial for trial in trials if rung in trial.curve]
+    arrived = sorted((-trial.curve[rung], trial.number, trial) for trial in trials if rung in trial.curve)
     places = max(1, len(arrived) // reduction) if at_least_one else len(arrived) // reduction
-    if not places:
-        return None
-    waiting = [trial for trial in arrived if max(trial.curve) == rung and trial.paused]
-    if not waiting:
-        return None
-    best = min(waiting, key=lambda trial: (-trial.curve[rung], trial.number))
-    figure, number = best.curve[rung], best.number
-    ahead = sum(trial.curve[rung] > figure or (trial.curve[rung] == figure and trial.number < number) for trial in arrived)
-    return number if ahead < places else None
+    return next((number for _, number, trial in arrived[:places] if max(trial.curve) == rung and trial.paused), None)
