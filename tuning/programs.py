@@ -167,7 +167,10 @@ class Program:
         self.fresh_slots = [variable.numpy().copy() for variable in self.optimizer.variables]
         self.model.optimizer = self.optimizer  # while train_step is traced
         numbers = [tf.ones(len(slots.places), tf.float64) for slots in (self.evaluation.slots, self.free)]
-        nothing = (tf.zeros(self.rows, tf.int32), tf.zeros(self.steps), *numbers, tf.constant(0), tf.constant(0), tf.constant(math.nan))
+        # Data that the graph held would never be let go of: TensorFlow keeps the graph of Keras's sum over replicas for its gradient.
+        self.samples = self.data.x, self.data.y
+        rows, rates = tf.zeros(self.rows, tf.int32), tf.zeros(self.steps)
+        nothing = (self.samples, rows, rates, *numbers, tf.constant(0), tf.constant(0), tf.constant(math.nan))
         self._train = tf.function(self._train_steps, autograph=False, jit_compile=self.jit).get_concrete_function(*nothing)
         self._train(*nothing)
 
@@ -200,20 +203,21 @@ class Program:
         """
         began = time.perf_counter()
         last = min(done.step + self.steps_at_once, self.steps)
-        step, start, loss, diverged, metrics = self._train(rows, rates, *numbers, tf.constant(done.step), tf.constant(last), tf.constant(done.start))
+        bounds = tf.constant(done.step), tf.constant(last), tf.constant(done.start)
+        step, start, loss, diverged, metrics = self._train(self.samples, rows, rates, *numbers, *bounds)
         progress = Progress(int(step), float(start), float(loss), bool(diverged), {name: float(value) for name, value in metrics.items()})
         if not progress.diverged:
             rate = (progress.step - done.step) / (time.perf_counter() - began)
             self.steps_at_once = WINDOW * max(1, int(rate * SECONDS_BETWEEN_LOOKS / WINDOW))
         return progress
 
-    def _train_steps(self, rows: Any, rates: Any, numbers: Any, free: Any, first: Any, last: Any, start: Any) -> tuple[Any, ...]:
+    def _train_steps(self, data: Any, rows: Any, rates: Any, numbers: Any, free: Any, first: Any, last: Any, start: Any) -> tuple[Any, ...]:
         position = self.optimizer.iterations - tf.cast(first, "int64")  # of the epoch's first step
         with self.evaluation.slots.filled(numbers), self.free.filled(free), self.rates.filled(rates, position):
             tf.cond(first == 0, self._reset, lambda: 0)
 
             def body(step: Any, start: Any, before: Any, seen: Any, loss: Any, diverged: Any) -> tuple[Any, ...]:
-                self._step(tf.slice(rows, [step * self.batch_size], [self.batch_size]))
+                self._step(data, tf.slice(rows, [step * self.batch_size], [self.batch_size]))
                 return self._look(step, start, before, seen, loss, diverged)
 
             # Keras's sums of the loss, as they are before the first step here.
@@ -221,20 +225,20 @@ class Program:
             whole = tf.minimum(last, self.whole_steps)
             state = tf.while_loop(lambda step, *rest: (step < whole) & ~rest[-1], body, state, parallel_iterations=1)
             if self.rest:
-                state = tf.cond((last > self.whole_steps) & ~state[-1], lambda: self._last_step(rows, state), lambda: state)
+                state = tf.cond((last > self.whole_steps) & ~state[-1], lambda: self._last_step(data, rows, state), lambda: state)
             step, start, _, _, loss, diverged = state
             return step, start, loss, diverged, self.model.get_metrics_result()
 
-    def _last_step(self, rows: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
-        self._step(tf.slice(rows, [self.whole_steps * self.batch_size], [self.rest]))
+    def _last_step(self, data: Any, rows: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        self._step(data, tf.slice(rows, [self.whole_steps * self.batch_size], [self.rest]))
         return self._look(*state)
 
     def _reset(self) -> int:
         self.model.reset_metrics()
         return 0
 
-    def _step(self, rows: Any) -> None:
-        self.model.train_step(gather((self.data.x, self.data.y), rows))
+    def _step(self, data: Any, rows: Any) -> None:
+        self.model.train_step(gather(data, rows))
 
     def _look(self, step: Any, start: Any, before: Any, seen: Any, loss: Any, diverged: Any) -> tuple[Any, ...]:
         """Looks at the loss at the end of every window; `before` and `seen` are Keras's sums at its start."""
