@@ -45,7 +45,7 @@ KERASTUNER = ("kerastuner_random", "kerastuner_bayesian", "kerastuner_grid", "ke
 REPLAYED = ("cmaes", "qmc")  # samplers that go on from their own last proposals
 STARTUP = 10
 STUDY_NAME = "one proposal"  # of a study that lives as long; Optuna would draw one from the system's random numbers, which can be slow
-SHOWN = 500  # trials of a scope, to a sampler for several workers
+SHOWN = 300  # trials of a scope, to a sampler for several workers
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,11 @@ def rungs(epochs: int, reduction: int, first: int) -> list[int]:
 
 def promotable(trials: Sequence[Contestant], rung: int, reduction: int, at_least_one: bool) -> int | None:
     """Returns the best trial that waits at a rung, if it is among the best `1 / reduction` of those that have come to it."""
-    arrived = sorted((-trial.curve[rung], trial.number, trial) for trial in trials if rung in trial.curve)
+    arrived = [trial for trial in trials if rung in trial.curve]
     places = max(1, len(arrived) // reduction) if at_least_one else len(arrived) // reduction
-    return next((number for _, number, trial in arrived[:places] if max(trial.curve) == rung and trial.paused), None)
+    if not arrived or not places:
+        return None
+    figures = sorted([trial.curve[rung] for trial in arrived], reverse=True)
+    last = figures[places - 1]
+    best = sorted([(-trial.curve[rung], trial.number, trial) for trial in arrived if trial.curve[rung] >= last])[:places]
+    return next((number for _, number, trial in best if max(trial.curve) == rung and trial.paused), None)

@@ -355,6 +355,7 @@ class _Search:
         self.dispatcher = Dispatcher(kept(threads))
         self.deaths: Counter[int] = Counter()
         self.left: list[Record] | None = None
+        self.none_to_promote = False  # since when nothing has come of any trial
         self.ended = ""
         self.error: BaseException | None = None
 
@@ -483,7 +484,10 @@ class _Search:
             return self.ledger.begin(config, config.get("tuner/epochs") or self.scheduler.pause(len(records)), source)
 
     def _promoted(self, closing: bool) -> Record | None:
+        if self.none_to_promote and not closing and not self.place.shared:
+            return None
         found = self.scheduler.promotion(self.ledger.records, closing)
+        self.none_to_promote = found is None
         if found is None:
             return None
         record = self.ledger.records[found[0]]
@@ -518,7 +522,7 @@ class _Search:
     def _settle(self, outcome: Outcome) -> None:
         """Writes down what came of a stretch of a trial."""
         record = self.running.pop(outcome.number)
-        record.busy = False
+        record.busy = self.none_to_promote = False
         self._raise()
         if not record.mine:  # taken over by another search
             return
@@ -587,6 +591,7 @@ class _Search:
                 raise UsageError(f"A trial is judged by its val_accuracy: compile the model with metrics=['accuracy']. It has: {', '.join(row)}.")
             self.history.append(self._elapsed(), record.number, row)
             self.ledger.report(record, epoch, accuracy)
+            self.none_to_promote = False
             self._show(record, None)
         except BaseException as error:  # not the trial's fault: it must not count as a failed one
             self.error = error
