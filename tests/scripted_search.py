@@ -8,6 +8,7 @@ where the JSON holds arguments of `scripted`.
 from __future__ import annotations
 
 import copy
+import fcntl
 import json
 import math
 import os
@@ -137,8 +138,7 @@ class FatalEngine(ScriptedEngine):
 
         def watch(row: Row) -> bool:
             ends = on_epoch is not None and on_epoch(row)
-            if row["epoch"] == self.epoch and len(read_log(self.log, "dies")) < self.times and self._mine(recipe):
-                self.note("dies", recipe.learning_rate, os.getppid())
+            if row["epoch"] == self.epoch and self._dies(recipe):
                 if self.hangs:
                     threading.Event().wait()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -146,9 +146,15 @@ class FatalEngine(ScriptedEngine):
 
         return super().run(recipe, until, snapshot, watch, deadline)
 
-    def _mine(self, recipe: Recipe) -> bool:
-        died = read_log(self.log, "dies")
-        return not died or died[0][2] == recipe.learning_rate
+    def _dies(self, recipe: Recipe) -> bool:
+        """Writes down a death and returns True, if it is this trial's turn to die; one of two workers that come to it at once waits."""
+        with self.log.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            died = read_log(self.log, "dies")
+            if len(died) >= self.times or (died and died[0][2] != recipe.learning_rate):
+                return False
+            self.note("dies", recipe.learning_rate, os.getppid())
+            return True
 
 
 class FatalSubject(ZooSubject):
