@@ -244,7 +244,7 @@ def test_the_clock_alone_has_trials_train_side_by_side(tmp_path: Path, monkeypat
     assert max(len(status.running) for status in seen) == 1
     seen.clear()
     monkeypatch.setattr(tuning.study, "why_plain", lambda recipe: "the test says so")
-    scripted(tmp_path / "plain", monkeypatch.setattr, budget=0.5, seconds=0.05, watch=seen.append)
+    scripted(tmp_path / "plain", monkeypatch.setattr, budget=2.0, seconds=0.05, watch=seen.append)
     assert max(len(status.running) for status in seen) == 1
 
 
