@@ -45,7 +45,8 @@ def budget(directory: Path, plan: Plan, dataset: str) -> str:
     families = ", ".join(f"`{family}`" for family in plan.families)
     files = ", ".join(f"[{says}]({name}/{file})" for says, file in FILES.items())
     return (
-        f"- {families}: {plan.trials} trials per cell, {recipe.epochs} epochs of {splits['train'] - splits['validation']:,} images, {recipe.batch_size} per step, "
+        f"- {families}: {plan.trials} trials per cell, {recipe.epochs} epochs of {splits['train'] - splits['validation']:,} images, "
+        f"{recipe.batch_size} per step, "
         f"{len(plan.seeds_of(dataset))} final trainings, {splits['validation']:,} validation images. Tables: {files}."
     )
 
