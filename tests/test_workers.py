@@ -45,7 +45,9 @@ def test_results_are_those_of_each_configuration_trained_alone(tmp_path: Path) -
     assert found.compilation is not None
     assert found.compilation.programs == 2
     assert 2 <= found.compilation.times <= 4
-    assert "Compiling: 2 programs" in compiling(found.compilation)
+    told = compiling(found.compilation)
+    assert "Compiling: 2 programs" in told
+    assert ("The 2 workers were given trials whose programs they had" in told) == (round(found.compilation.grouped, 1) > 0)
     engine = CompiledEngine(*(zoo.load_dataset("digits", split) for split in ("train_minus_validation", "validation")))
     rows = {(row["trial"], row["epoch"]): (row["loss"], row["val_loss"], row["val_accuracy"]) for row in found.history()}
     for trial in found.trials:
