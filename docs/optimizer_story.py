@@ -17,7 +17,7 @@ from typing import Any
 
 from lab_story import main_of, table
 
-from tuning.optimizer_study import Plan, read_plan
+from tuning.optimizer_plan import Plan, read_plan
 from zoo.datasets import dataset_info
 
 PAGE = Path(__file__).with_name("optimizer-study.md")

@@ -13,7 +13,8 @@ from zoo.errors import MissingExtraError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tuning.optimizer_study import Plan, Progress
+    from tuning.optimizer_plan import Plan
+    from tuning.optimizer_study import Progress
 
 HELP = "compare optimizers, each tuned with the same budget"
 EXAMPLES = """  zoo study optimizers --datasets digits
@@ -44,7 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     load_backend()
-    from tuning.optimizer_study import NAMES, Plan, read_plan, run_study
+    from tuning.optimizer_plan import NAMES, Plan, read_plan
+    from tuning.optimizer_study import run_study
 
     chosen: dict[str, Any] = {name: names for name in NAMES if (names := _names(getattr(arguments, name), f"--{name}")) is not None}
     chosen |= {name: getattr(arguments, name) for name in NUMBERS if getattr(arguments, name) is not None}
