@@ -43,7 +43,6 @@ def budget(directory: Path, plan: Plan, dataset: str) -> str:
     name = f"optimizer-study/{directory.name}"
     files = ", ".join(f"[{says}]({name}/{file})" for says, file in FILES.items())
     families = ", ".join(f"`{family}`" for family in plan.families)
-    files = ", ".join(f"[{says}]({name}/{file})" for says, file in FILES.items())
     return (
         f"- {families}: {plan.trials} trials per cell, {recipe.epochs} epochs of {splits['train'] - splits['validation']:,} images, "
         f"{recipe.batch_size} per step, "
