@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "files", "specs", "console", "environment", "progress"),
     *("registry", "layers", "models", "cards", "weights", "pretrained", "factory"),
-    *("muon", "optimizers", "images", "datasets", "augmentation", "initialization", "devices"),
+    *("muon", "optimizers", "images", "datasets", "augmentation", "initialization", "batch_normalization", "devices"),
     *("evaluation", "recipes", "training"),  # training ends by evaluating
     *("inspection", "figures", "plots"),
     *("reproduction", "signatures", "golden", "formats", "export", "check", "serving", "deployment", "verification"),

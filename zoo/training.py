@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.batch_normalization import fuse_batch_normalization
 from zoo.cards import Card
 from zoo.datasets import load_dataset
 from zoo.devices import data_parallel
@@ -352,7 +353,7 @@ def claim(directory: Path, recipe: Recipe, restart: bool = False) -> None:
 
 
 def compile_trainer(recipe: Recipe, training: Dataset) -> tuple[keras.Model, keras.Model, dict[str, Any]]:
-    """Seeds everything, builds a recipe's model, puts the augmentation before it and compiles the whole.
+    """Seeds everything, builds a recipe's model, puts the augmentation before it and compiles the whole, with fused batch normalization.
 
     Returns:
         The model to call `fit` on; the model inside it, which shares its weights; and all of its hyperparameters.
@@ -365,6 +366,7 @@ def compile_trainer(recipe: Recipe, training: Dataset) -> tuple[keras.Model, ker
     with precision(recipe.precision):
         model, hyperparameters = build(recipe, training)
         initialize(model, recipe.initialization, training.images)
+        fuse_batch_normalization(model)
         image = keras.Input(model.input_shape[1:], name="image")
         trainer = keras.Model(image, model(Augment(recipe.augmentation, recipe.seed, name="augment")(image)), name=model.name)
     compile_model(trainer, recipe, steps_per_epoch(recipe, training) * recipe.epochs)
