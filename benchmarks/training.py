@@ -5,6 +5,7 @@
 For the configuration and the recipe behind each shipped MNIST weight it measures
 
 - `zoo`: `zoo.training.TrainingRun`, augmentation inside the graph;
+- `unfused`: the same with batch normalization as Keras composes it, where the network has any;
 - `tutorial`: `model.fit` on the same network with Keras's augmentation layers mapped over single images by `tf.data`;
 - `torch`: the same network and a batched affine augmentation in PyTorch, run by `--torch-python`, an interpreter that has it,
 
@@ -15,6 +16,7 @@ that the zoo's arithmetic reaches. Ratios, not times, are what carries over to o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import json
@@ -24,8 +26,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import zoo
+from zoo import training
 from zoo.console import load_backend
 from zoo.evaluation import multiply_accumulates
 from zoo.recipes import load_recipe
@@ -61,9 +65,10 @@ print((time.perf_counter() - started) / (batch * steps) * 1e6)
 """
 
 
-def zoo_time(recipe: zoo.Recipe, data: zoo.Dataset) -> float:
-    """Microseconds per image of the recipe in its second and third epoch."""
-    run = TrainingRun(dataclasses.replace(recipe, epochs=3), data, None)
+def zoo_time(recipe: zoo.Recipe, data: zoo.Dataset, fused: bool = True) -> float:
+    """Microseconds per image of the recipe in its second and third epoch; where not `fused`, with batch normalization as Keras has it."""
+    with contextlib.nullcontext() if fused else patch.object(training, "fuse_batch_normalization", lambda model: 0):
+        run = TrainingRun(dataclasses.replace(recipe, epochs=3), data, None)
     run.fit()
     return 1e6 * sum(row["seconds"] for row in run.history[1:]) / (2 * run.steps * run.batch_size)
 
@@ -164,11 +169,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             "tutorial": round(tutorial, 1),
             "tutorial_ratio": round(tutorial / ours, 2),
         }
+        unfused = zoo_time(recipe, data, fused=False) if "_bn" in family else None
+        row["unfused_ratio"] = round(unfused / ours, 2) if unfused else ""
         torch = torch_time(recipe, data, arguments.torch_python) if arguments.torch_python else None
         row |= {"torch": round(torch, 1) if torch else "", "torch_ratio": round(torch / ours, 2) if torch else ""}
         row["matrix_rate_share"] = round(macs / (ours / 1e6) / rates[recipe.precision], 3)
         rows.append(row)
-        beside = f", {row['torch_ratio']} times in PyTorch" if torch else ""
+        beside = f", {row['unfused_ratio']} times with Keras's batch normalization" if unfused else ""
+        beside += f", {row['torch_ratio']} times in PyTorch" if torch else ""
         share = 100 * row["matrix_rate_share"]
         print(f"{recipe.model}: {ours:.0f} us per image, {row['tutorial_ratio']} times as a tutorial{beside}; {share:.0f} % of the matrix rate")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -648,7 +648,9 @@ def _pipeline(run: TrainingRun) -> Any:
         drawn = tf.data.Dataset.range(1).map(lambda _: tf.ensure_shape(tf.numpy_function(batches, [], tf.int64, stateful=True), (steps, batch_size)))
         rows = drawn.flat_map(tf.data.Dataset.from_tensor_slices)
         gathered = rows.map(lambda row: (tf.gather(all_images, row), tf.gather(all_labels, row)))
-        return gathered.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(8)
+        options = tf.data.Options()
+        options.autotune.enabled = False  # what tunes sleeps for seconds, and at the end of an epoch everything waits until it wakes
+        return gathered.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(8).with_options(options)
 
     class Batches(keras.utils.PyDataset):
         """Gathers each batch from the arrays in memory."""
