@@ -13,7 +13,7 @@ import pytest
 
 import zoo
 from zoo.errors import DatasetError, UnknownNameError, UsageError
-from zoo.evaluation import evaluate, expected_calibration_error, latency, multiply_accumulates, softmax, view_logits
+from zoo.evaluation import evaluate, expected_calibration_error, latency, multiply_accumulates, predict, softmax, view_logits
 
 DATA = os.environ.get("TFDS_DATA_DIR") or str(Path(__file__).parents[2] / "shared" / "tensorflow_datasets")
 SOME = 1000
@@ -138,3 +138,16 @@ def test_multiply_accumulates_of_the_network_for_cifar10() -> None:
 
 def test_latency_is_a_time(reader: keras.Model) -> None:
     assert latency(reader, 2, repeats=3) > 0
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 20])
+def test_predictions_are_those_of_keras(count: int) -> None:
+    model = zoo.create_model("cnn.digits", pretrained=True)
+    images = zoo.load_dataset("digits", "test").images[:count]
+    numpy.testing.assert_array_equal(predict(model, images, 8), model.predict(images, batch_size=8, verbose=0))
+    levels = zoo.feature_extractor(model)
+    expected = levels.predict(images, batch_size=8, verbose=0)
+    got = predict(levels, images, 8)
+    assert list(got) == list(expected)
+    for name, values in got.items():
+        numpy.testing.assert_array_equal(values, expected[name])

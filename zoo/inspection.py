@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UsageError
+from zoo.evaluation import predict
 
 if TYPE_CHECKING:
     import keras
@@ -75,7 +76,7 @@ def inspect(model: keras.Model, images: numpy.ndarray, labels: numpy.ndarray) ->
     if not len(images) or len(images) != len(labels):
         raise UsageError(f"Inspection needs as many labels as images, and at least one. Received: {len(images)} images, {len(labels)} labels.")
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer | keras.layers.Dropout)]
-    activations = keras.Model(model.input, [layer.output for layer in layers]).predict(images, batch_size=500, verbose=0)
+    activations = predict(keras.Model(model.input, [layer.output for layer in layers]), images)
     activations = activations if isinstance(activations, list) else [activations]
     fields, norms = receptive_fields(model), gradient_norms(model, images, labels)
     return [_report(layer, values, fields[layer.name], norms.get(layer.name)) for layer, values in zip(layers, activations, strict=True)]

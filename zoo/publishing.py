@@ -32,7 +32,7 @@ from zoo.cards import Card
 from zoo.console import load_backend
 from zoo.datasets import Dataset, load_dataset
 from zoo.errors import UsageError, ZooError
-from zoo.evaluation import evaluate, evaluate_logits, latency, multiply_accumulates, view_logits
+from zoo.evaluation import evaluate, evaluate_logits, latency, multiply_accumulates, predict, view_logits
 from zoo.factory import RUN_WEIGHTS, load_trained
 from zoo.files import atomic_file, sha256, write_text
 from zoo.recipes import list_recipes, load_recipe, recipe_module
@@ -113,7 +113,7 @@ def publish(name: str, seeds: int, runs: Path = Path("runs") / "publishing") -> 
 def measure(model: keras.Model, recipe: Recipe, test: Dataset) -> dict[str, Any]:
     """Returns what a card states of a model on test images, by kind; see `Card.results`."""
     names = test.spec.class_names
-    logits = {"test": model.predict(test.images, batch_size=BATCH_SIZE, verbose=0)}
+    logits = {"test": predict(model, test.images, BATCH_SIZE)}
     if recipe.views:
         logits["test_views"] = view_logits(model, test.images, recipe.views, BATCH_SIZE)
     results = {kind: evaluate_logits(values, test.labels, names) for kind, values in logits.items()}

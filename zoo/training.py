@@ -35,7 +35,7 @@ from zoo.datasets import load_dataset
 from zoo.devices import data_parallel
 from zoo.environment import environment
 from zoo.errors import TrainingError, UsageError
-from zoo.evaluation import evaluate
+from zoo.evaluation import evaluate, predict
 from zoo.factory import RUN_CARD, RUN_WEIGHTS, create_model
 from zoo.files import atomic_file, sha256, write_text
 from zoo.initialization import initialize
@@ -286,7 +286,7 @@ def targets(recipe: Recipe, images: numpy.ndarray, labels: numpy.ndarray) -> num
         raise UsageError(
             f"The teacher {recipe.teacher} takes images of shape {teacher.input_shape[1:]}. Images of {recipe.dataset}: {images.shape[1:]}."
         )
-    return numpy.concatenate([labels[:, None].astype("float32"), teacher.predict(images, batch_size=500, verbose=0)], axis=1)
+    return numpy.concatenate([labels[:, None].astype("float32"), predict(teacher, images)], axis=1)
 
 
 def order(seed: int, epoch: int, images: int) -> numpy.ndarray:

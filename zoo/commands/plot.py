@@ -50,14 +50,14 @@ def draw_others(source: Path, directory: Path | None) -> list[Path] | None:
 
 def draw_model(arguments: argparse.Namespace) -> list[Path]:
     """Draws a run or a shipped weight, on the test images."""
-    from zoo.evaluation import evaluate_logits
+    from zoo.evaluation import evaluate_logits, predict
     from zoo.plots import draw_confusion, draw_curves, draw_reliability
 
     model, card = load_trained(arguments.source)
     source = Path(arguments.source)
     directory = arguments.out or (source / "plots" if source.is_dir() else Path(f"plots-{card.name}"))
     data = load_dataset(card.dataset, "test", data_dir=arguments.data_dir, image_size=(card.input_shape[0], card.input_shape[1]))
-    logits = model.predict(data.images, batch_size=256, verbose=0)
+    logits = predict(model, data.images)
     files = draw_curves(history(source, card), directory / "curves")
     files += draw_confusion(evaluate_logits(logits, data.labels)["confusion"], card.class_names, directory / "confusion")
     files += draw_reliability(logits, data.labels, directory / "reliability")

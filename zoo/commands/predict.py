@@ -9,6 +9,7 @@ from zoo.cards import Card
 from zoo.console import console, load_backend, print_json
 from zoo.datasets import dataset_info, list_datasets
 from zoo.errors import ImageError, UsageError
+from zoo.evaluation import predict
 from zoo.factory import load_trained
 from zoo.images import prepare_image, read_image
 
@@ -66,7 +67,7 @@ def _probabilities(model: Any, images: list[Any]) -> list[list[float]]:
 
     if not images:
         return []
-    return ops.convert_to_numpy(ops.softmax(model.predict(numpy.stack(images), batch_size=BATCH_SIZE, verbose=0))).tolist()
+    return ops.convert_to_numpy(ops.softmax(predict(model, numpy.stack(images), BATCH_SIZE))).tolist()
 
 
 def _answer(path: str, probabilities: list[float], card: Card, top: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zoo.evaluation import evaluate_logits, softmax
+from zoo.evaluation import evaluate_logits, predict, softmax
 from zoo.figures import BLUE, ORANGE
 from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
 
@@ -22,7 +22,7 @@ def measure(lab: Laboratory) -> Tables:
     scores, temperatures = [], []
     for seed in lab.seeds:
         model = lab.learn(lab.recipe("cnn", hyperparameters={"blocks": 2, "filters": 16, "units": 64}), seed).model
-        logits = model.predict(lab.validation.images, batch_size=500, verbose=0).astype("float64")
+        logits = predict(model, lab.validation.images).astype("float64")
         scores.append(
             {
                 "seed": seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from zoo.evaluation import predict
 from zoo.figures import BLUE, GREEN, ORANGE
 from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
 from zoo.layers import feature_extractor
@@ -28,8 +29,8 @@ def measure(lab: Laboratory) -> Tables:
     for seed in lab.seeds:
         model = lab.learn(lab.recipe("relu_mlp", hyperparameters={"depth": 3}), seed).model
         extract = feature_extractor(model, [f"{layer}_dense" for layer in LAYERS])
-        known = extract.predict(lab.training.images, batch_size=500, verbose=0)
-        seen = extract.predict(lab.validation.images, batch_size=500, verbose=0)
+        known = predict(extract, lab.training.images)
+        seen = predict(extract, lab.validation.images)
         for layer in LAYERS:
             before = tf.constant(seen[f"{layer}_dense"])
             with tf.GradientTape() as tape:

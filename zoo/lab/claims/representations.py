@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zoo.evaluation import predict
 from zoo.figures import BLUE, GREY
 from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
 from zoo.layers import feature_extractor
@@ -45,7 +46,7 @@ def measure(lab: Laboratory) -> Tables:
 
 
 def _features(model: keras.Model, images: numpy.ndarray) -> dict[str, numpy.ndarray]:
-    activations = feature_extractor(model).predict(images, batch_size=500, verbose=0)
+    activations = predict(feature_extractor(model), images)
     return {level: values.reshape(len(values), -1) for level, values in activations.items() if level != "logits"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod, sqrt
 from typing import TYPE_CHECKING, Any
 
+from zoo.evaluation import predict
 from zoo.figures import BLUE, ORANGE
 from zoo.lab.claim import Claim, Finding, Interval, Tables, Verdict, column, distinct
 
@@ -57,7 +58,7 @@ def _accuracy(model: keras.Model, images: numpy.ndarray, labels: numpy.ndarray, 
 
     moved = numpy.zeros_like(images)
     moved[:, :, shift:] = images[:, :, : images.shape[2] - shift]
-    return float((model.predict(moved, batch_size=500, verbose=0).argmax(axis=1) == labels).mean())
+    return float((predict(model, moved).argmax(axis=1) == labels).mean())
 
 
 def judge(tables: Tables) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from zoo.evaluation import softmax
+from zoo.evaluation import predict, softmax
 from zoo.figures import BLUE, ORANGE
 from zoo.lab.claim import Claim, Finding, Interval, Row, Tables, Verdict, column, distinct
 from zoo.layers import feature_extractor
@@ -29,8 +29,8 @@ def measure(lab: Laboratory) -> Tables:
     for seed in lab.seeds:
         model = lab.learn(lab.recipe("sigmoid_mlp"), seed).model
         extract = feature_extractor(model, ["hidden1", "hidden2", "logits"])
-        known = extract.predict(lab.training.images, batch_size=500, verbose=0)
-        seen = extract.predict(lab.validation.images, batch_size=500, verbose=0)
+        known = predict(extract, lab.training.images)
+        seen = predict(extract, lab.validation.images)
         for level in ("hidden1", "hidden2", "logits"):
             values, events = _events(level, known[level], lab.training.labels, seen[level], lab.validation.labels)
             kind = "output" if level == "logits" else "hidden"
