@@ -28,6 +28,7 @@ from typing import Any
 import numpy
 
 import zoo
+from zoo.batch_normalization import fuse_batch_normalization
 from zoo.console import load_backend
 from zoo.environment import environment
 
@@ -52,19 +53,7 @@ def network(input_shape: tuple[int, ...], filters: Sequence[int], kernels: Seque
     The outermost pixels, in which hardly a digit has ink, are cut off; pooling first leaves a quarter of the values to normalize.
     """
     import keras
-    import tensorflow as tf
     from keras import layers
-
-    class FusedBatchNormalization(layers.BatchNormalization):
-        """The layer with TensorFlow's own kernel, which reads its input once where Keras's operations read it six times."""
-
-        def call(self, inputs: Any, training: bool = False) -> Any:
-            state = {} if training else {"mean": self.moving_mean, "variance": self.moving_variance}
-            scale = tf.ones_like(self.beta)
-            outputs, *moments = tf.compat.v1.nn.fused_batch_norm(inputs, scale, self.beta, epsilon=self.epsilon, is_training=training, **state)
-            for moving, moment in zip((self.moving_mean, self.moving_variance), moments, strict=True) if training else ():
-                moving.assign(moving * self.momentum + moment * (1 - self.momentum))
-            return outputs
 
     image = keras.Input(input_shape, name="image")
     border, padding = (2, "valid") if input_shape[0] > 20 else (0, "same")
@@ -72,10 +61,12 @@ def network(input_shape: tuple[int, ...], filters: Sequence[int], kernels: Seque
     for index, (width, kernel) in enumerate(zip(filters, kernels, strict=True), start=1):
         convolution = layers.Conv2D(width, kernel, padding=padding, use_bias=False, kernel_initializer="he_normal", name=f"block{index}_conv1")
         features = layers.MaxPooling2D(2, name=f"block{index}_pool")(convolution(features))
-        features = FusedBatchNormalization(momentum=0.85, scale=False, name=f"block{index}_batchnorm1")(features)
+        features = layers.BatchNormalization(momentum=0.85, scale=False, name=f"block{index}_batchnorm1")(features)
         features = layers.ReLU(name=f"block{index}_relu1")(features)
     features = layers.Dense(units, activation="relu", kernel_initializer="he_normal", name="hidden1_dense")(layers.Flatten()(features))
-    return keras.Model(image, layers.Dense(10, dtype="float32", name="logits")(features))
+    model = keras.Model(image, layers.Dense(10, dtype="float32", name="logits")(features))
+    fuse_batch_normalization(model)
+    return model
 
 
 class Learner:

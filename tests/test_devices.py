@@ -24,13 +24,14 @@ LOSSES = """
 import json, sys
 import zoo
 from zoo.training import load_training_data, TrainingRun
-recipe = zoo.Recipe("cnn", "digits", hyperparameters={"filters": 4, "units": 16}, epochs=4, batch_size=64, learning_rate=0.005, ema=0.9)
-training, _ = load_training_data(recipe)
+recipe = zoo.Recipe("cnn", "digits", hyperparameters={"filters": 4, "units": 16}, epochs=4, batch_size=64, learning_rate=0.005, ema=0.9,
+    teacher="cnn.digits", validate=True)
+training, validation = load_training_data(recipe)
 losses = {}
 for devices in map(int, sys.argv[1:]):
-    run = TrainingRun(recipe, training, None, devices=devices)
+    run = TrainingRun(recipe, training, validation, devices=devices)
     run.fit()
-    losses[devices] = [row["loss"] for row in run.history]
+    losses[devices] = [row[name] for row in run.history for name in ("loss", "val_loss")]
 print(json.dumps(losses))
 """
 
@@ -49,7 +50,7 @@ def test_the_loss_curve_is_that_of_one_device(backend: str, devices: list[str]) 
         pytest.skip(f"{backend} is not installed")
     losses = json.loads(run_python(LOSSES, *devices, backend=backend).splitlines()[-1])
     assert list(losses) == devices
-    assert losses["1"][-1] < 0.7 * losses["1"][0]
+    assert losses["1"][-2] < 0.8 * losses["1"][0]
     for several in devices[:-1]:
         assert losses[several] == pytest.approx(losses["1"], rel=1e-4)
 

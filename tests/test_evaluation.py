@@ -151,3 +151,8 @@ def test_predictions_are_those_of_keras(count: int) -> None:
     assert list(got) == list(expected)
     for name, values in got.items():
         numpy.testing.assert_array_equal(values, expected[name])
+
+
+def test_a_prediction_needs_an_image(reader: keras.Model) -> None:
+    with pytest.raises(UsageError, match=r"at least one image\. Received: none"):
+        predict(reader, numpy.zeros((0, 1, 3, 1), "float32"))

@@ -18,9 +18,9 @@ from scripted_search import ScriptedEngine
 
 import tuning.optimizer_study as study
 from tuning import study_command
-from tuning.optimizer_figures import RULES, read_cell
 from tuning.optimizer_plan import Plan, read_plan
 from tuning.optimizer_report import write_report
+from tuning.optimizer_results import RULES, read_cell
 from tuning.optimizer_study import Progress, run_study
 from tuning.priors import read_priors
 from tuning.segments import Segment

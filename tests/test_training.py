@@ -283,8 +283,9 @@ def test_a_teacher_of_other_images(digits: zoo.Dataset) -> None:
 
 
 def test_the_pipeline_does_not_tune_itself(digits: zoo.Dataset) -> None:
-    pipeline = training._pipeline(TrainingRun(dataclasses.replace(SMALL, epochs=1), digits, None))
-    assert pipeline.options().autotune.enabled is False, "its thread sleeps for seconds, and the end of an epoch waits for it"
+    run = TrainingRun(dataclasses.replace(SMALL, epochs=1), digits, digits)
+    for pipeline in (training._pipeline(run), training._validation(run)):
+        assert pipeline.options().autotune.enabled is False, "its thread sleeps for seconds, and the end of an epoch waits for it"
 
 
 def test_alternating_flips_mirror_every_image_in_every_second_epoch(digits: zoo.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,6 @@ from tuning.scalars import Slots, optimizer_structure
 from tuning.segments import OUT_OF_TIME, Improved, OnEpoch, PlainEngine, Point, Segment, Snapshot, check_until
 from tuning.stretches import Stretch
 from tuning.structures import Unshareable, model_structure, recipe_places, recipe_structure, start_structure, why_plain
-from zoo.batch_normalization import fuse_batch_normalization
 from zoo.specs import Recipe
 from zoo.training import accuracy, compile_trainer, loss, make_optimizer, order, steps_per_epoch
 
@@ -294,7 +293,6 @@ class HyperModelEngine:
         values, schedule = [variable.numpy().copy() for variable in model.variables], model.optimizer._learning_rate
 
         def build() -> Program:
-            fuse_batch_normalization(model)
             return Program(Evaluation(model, Slots(places), self._data), model.optimizer, free, point.batch_size, remainder=True)
 
         program, compile_seconds = compiled(self.programs, (structure, kind, point.batch_size), build)

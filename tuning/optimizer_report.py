@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuning.display import configuration
-from tuning.optimizer_figures import PORTFOLIO, RULES, SEEDS, STUDY, Measured, groups_of, near_best, sensitivity, summarize
 from tuning.optimizer_plan import CELLS, Plan
+from tuning.optimizer_results import PORTFOLIO, RULES, SEEDS, STUDY, Measured, groups_of, near_best, sensitivity, summarize
 from tuning.report import FIGURES, REPORT, draw_learning_rates, estimate_of, learning_rate_of, panels_size, percent, table
 from tuning.result import SearchResult, Trial, TrialTable
 from zoo.datasets import dataset_info

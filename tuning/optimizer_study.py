@@ -32,8 +32,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuning.optimizer_figures import Final, Measured, best_trial, read_cell, read_search, seconds_of, write_tables
 from tuning.optimizer_plan import SAMPLER, SCHEDULER, Cell, Plan, claim, write_plan
+from tuning.optimizer_results import Final, Measured, best_trial, read_cell, read_search, seconds_of, write_tables
 from tuning.result import TABLE
 from tuning.spaces import configure
 from tuning.storage import DirectoryLock

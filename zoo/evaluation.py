@@ -117,6 +117,9 @@ def predict(model: keras.Model, images: numpy.ndarray, batch_size: int = 256) ->
     Returns:
         NumPy arrays in the structure of the model's outputs.
 
+    Raises:
+        UsageError: No images.
+
     Example:
         >>> import zoo
         >>> model = zoo.create_model("cnn.digits", pretrained=True)
@@ -126,6 +129,11 @@ def predict(model: keras.Model, images: numpy.ndarray, batch_size: int = 256) ->
     import keras
     import numpy
 
+    if not len(images):
+        raise UsageError("A prediction needs at least one image. Received: none.")
+    strategy = getattr(model, "distribute_strategy", None)
+    if strategy is not None and strategy.num_replicas_in_sync > 1:  # each replica would predict the whole batch
+        return model.predict(images, batch_size=batch_size, verbose=0)
     parts = [model.predict_on_batch(images[first : first + batch_size]) for first in range(0, len(images), batch_size)]
     return keras.tree.map_structure(lambda *values: numpy.concatenate(values), *parts)
 

@@ -54,6 +54,7 @@ RECIPE = "recipe.json"
 CHECKPOINT = "checkpoint.npz"
 HISTORY = "history.csv"
 STEPS_PER_EXECUTION = 32
+VALIDATION_BATCH = 1000
 HISTOGRAMS = 10
 Progress = Callable[[Mapping[str, float]], None]
 
@@ -489,15 +490,14 @@ class TrainingRun:
         """
         if self.epoch >= self.recipe.epochs or self.stopped_early:
             return
-        validation = None if self.validation is None else (self.validation.images, targets(self.recipe, *self.validation[:2]))
         with _deterministic(), self.scope():
             self.trainer.fit(
                 _pipeline(self),
                 shuffle=False,
                 epochs=self.recipe.epochs,
                 initial_epoch=self.epoch,
-                validation_data=validation,
-                validation_batch_size=1000,
+                validation_data=_validation(self),
+                validation_batch_size=VALIDATION_BATCH,
                 callbacks=[self._callback(), *self._tensorboard(), *callbacks],
                 verbose=0,
             )
@@ -648,9 +648,7 @@ def _pipeline(run: TrainingRun) -> Any:
         drawn = tf.data.Dataset.range(1).map(lambda _: tf.ensure_shape(tf.numpy_function(batches, [], tf.int64, stateful=True), (steps, batch_size)))
         rows = drawn.flat_map(tf.data.Dataset.from_tensor_slices)
         gathered = rows.map(lambda row: (tf.gather(all_images, row), tf.gather(all_labels, row)))
-        options = tf.data.Options()
-        options.autotune.enabled = False  # what tunes sleeps for seconds, and at the end of an epoch everything waits until it wakes
-        return gathered.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(8).with_options(options)
+        return _untuned(gathered.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(8))
 
     class Batches(keras.utils.PyDataset):
         """Gathers each batch from the arrays in memory."""
@@ -664,3 +662,26 @@ def _pipeline(run: TrainingRun) -> Any:
             return images[self.rows[index]], labels[self.rows[index]]
 
     return Batches()
+
+
+def _validation(run: TrainingRun) -> Any:
+    """What a run is evaluated on after every epoch: a tf.data.Dataset of batches, or arrays under other backends; None for nothing."""
+    import keras
+
+    if run.validation is None:
+        return None
+    arrays = run.validation.images, targets(run.recipe, *run.validation[:2])
+    if keras.backend.backend() != "tensorflow":
+        return arrays
+    import tensorflow as tf
+
+    return _untuned(tf.data.Dataset.from_tensor_slices(arrays).batch(VALIDATION_BATCH))
+
+
+def _untuned(dataset: Any) -> Any:
+    """A `tf.data.Dataset` that tunes nothing as it goes: what tunes sleeps for seconds, and the end of an epoch waits until it wakes."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tuning.optimizer_figures import WITHIN, Final, Measured, best_trial, sensitivity, steps_to, summarize, target_of
 from tuning.optimizer_plan import Cell
 from tuning.optimizer_report import envelope
+from tuning.optimizer_results import WITHIN, Final, Measured, best_trial, sensitivity, steps_to, summarize, target_of
 from tuning.result import SearchResult, Trial, TrialTable
 
 
