@@ -17,7 +17,7 @@ from typing import Any
 
 from lab_story import main_of, table
 
-from tuning.optimizer_plan import Plan, read_plan
+from tuning.optimizer_plan import FAMILIES, Plan, read_plan
 from zoo.datasets import dataset_info
 
 PAGE = Path(__file__).with_name("optimizer-study.md")
@@ -76,7 +76,9 @@ def sensitivity(row: Row) -> str:
 
 def section(dataset: str) -> str:
     """Returns what stands under a data set: budgets, tables and figures."""
-    found = [(directory, plan) for directory, plan in studies() if dataset in plan.datasets]
+    found = sorted(
+        ((directory, plan) for directory, plan in studies() if dataset in plan.datasets), key=lambda study: FAMILIES.index(study[1].families[0])
+    )
     rows = {(row["family"], row["optimizer"]): row for directory, _ in found for row in rows_of(directory) if row["dataset"] == dataset}
     families = list(dict.fromkeys(family for _, plan in found for family in plan.families))
     optimizers = list(dict.fromkeys(optimizer for _, optimizer in rows))
