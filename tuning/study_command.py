@@ -108,14 +108,14 @@ def _print_tables(rows: list[dict[str, Any]]) -> None:
 
     for dataset, family in dict.fromkeys((row["dataset"], row["family"]) for row in rows):
         table = Table(title=f"{family} on {dataset}", title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for column in ("optimizer", "test, % (interval)", "validation", "steps", "decades", "diverged"):
+        for column in ("optimizer", "test, %", "validation", "steps", "decades", "diverged"):
             table.add_column(column, justify="left" if column == "optimizer" else "right", no_wrap=True)
         found = [row for row in rows if (row["dataset"], row["family"]) == (dataset, family)]
         for row in sorted(found, key=lambda row: -(row["val_mean"] or 0.0)):
             known = row["val_mean"] is not None
             table.add_row(
                 row["optimizer"],
-                f"{100 * row['test_mean']:.2f} ({100 * row['test_low']:.2f} to {100 * row['test_high']:.2f})" if known else "none",
+                f"{100 * row['test_mean']:.2f} ± {100 * (row['test_high'] - row['test_mean']):.2f}" if known else "none",
                 f"{100 * row['val_mean']:.2f}" if known else "none",
                 "never" if row["steps_to_target"] is None else f"{row['steps_to_target']:,}",
                 "" if row["decades"] is None else f"{row['decades']:.1f} of {row['decades_searched']:.1f}",
