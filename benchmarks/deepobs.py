@@ -92,6 +92,19 @@ def train(optimizer: str, seed: int, arguments: argparse.Namespace) -> Sequence[
     return run.history[: arguments.epochs]
 
 
+def table_at(path: Path) -> Table:
+    """The table of all epochs of all runs."""
+    return Table(path, COLUMNS, VERSIONS, lambda row: f"{row['optimizer']:<9} seed {row['seed']} epoch {row['epoch']:>3}")
+
+
+def add(table: Table, optimizer: str, seed: int, rows: Sequence[Mapping[str, float]]) -> None:
+    """Writes some epochs of a run down."""
+    for row in rows:
+        about = {"optimizer": optimizer, "learning_rate": TUNED[optimizer][0], "seed": seed, "epoch": int(row["epoch"])}
+        measured = {"test_loss": row["val_loss"], "train_loss": row["loss"], "seconds": row["seconds"]}
+        table.add(**about, **measured, value=100 * row["val_accuracy"], unit="% of the test images")
+
+
 def written(path: Path) -> dict[tuple[str, int], int]:
     """Returns up to which epoch each run, by optimizer and seed, is in a CSV file already."""
     if not path.is_file():
@@ -126,16 +139,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="the CSV file that rows are appended to")
     arguments = parser.parse_args()
     load_backend()
-    table = Table(arguments.out, COLUMNS, VERSIONS, lambda row: f"{row['optimizer']:<9} seed {row['seed']} epoch {row['epoch']:>3}")
+    table = table_at(arguments.out)
     known = written(arguments.out)
     reached: dict[str, list[float]] = defaultdict(list)
     for seed in range(arguments.seeds):
         for optimizer in arguments.optimizers:
             rows = train(optimizer, seed, arguments)
-            for row in rows[known.get((optimizer, seed), 0) :]:
-                about = {"optimizer": optimizer, "learning_rate": TUNED[optimizer][0], "seed": seed, "epoch": int(row["epoch"])}
-                measured = {"test_loss": row["val_loss"], "train_loss": row["loss"], "seconds": row["seconds"]}
-                table.add(**about, **measured, value=100 * row["val_accuracy"], unit="% of the test images")
+            add(table, optimizer, seed, rows[known.get((optimizer, seed), 0) :])
             reached[optimizer].append(100 * rows[-1]["val_accuracy"])
     for optimizer, values in reached.items():
         mean, deviation = TUNED[optimizer][2]

@@ -27,7 +27,7 @@ class Table:
         self.path, self.heading = path, heading
         self.fields = (*columns, *FIGURE, *versions)
         about = environment()
-        self.about = {"processor": about["processor"], "cores": about["cores"]}
+        self.about = {"processor": accelerator() or about["processor"], "cores": about["cores"]}
         self.about |= {name: about[name] if name in about else installed(name) for name in versions}
 
     def add(self, **row: Any) -> None:
@@ -41,6 +41,17 @@ class Table:
         verdict = f"   wanted {row['wanted']}: {'met' if row['met'] == 'yes' else 'NOT MET'}" if row.get("met") else ""
         figure = f"{row['value']:.4g} {row['unit']}" + (f", {row['ratio']:.2f}x" if row.get("ratio") else "")
         print(f"{self.heading(row)} {figure}{verdict}", flush=True)
+
+
+def accelerator() -> str:
+    """The name of the accelerator that JAX computes on; empty where it has none, or another backend computes."""
+    import keras
+
+    if keras.backend.backend() != "jax":
+        return ""
+    import jax
+
+    return "" if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
 
 
 def installed(package: str) -> str:
