@@ -1,6 +1,7 @@
 """DeepOBS's network 2c2d on Fashion-MNIST with the optimizers that DeepOBS tuned, beside DeepOBS's own logs.
 
-    python benchmarks/deepobs.py [--optimizers sgd,momentum,adam] [--seeds 3] [--epochs 100] [--runs DIR] [--data-dir DIR]
+    python benchmarks/deepobs.py [--optimizers sgd,momentum,adam] [--seeds 3] [--epochs 100] [--order fresh|same]
+        [--runs DIR] [--data-dir DIR]
 
 The network, its initialization, the batch size of 128, the constant learning rates and the 60,000 unaugmented training images
 are DeepOBS's; as there, the figure is the accuracy on the test images after the last epoch, and no epoch is chosen. With a
@@ -8,7 +9,9 @@ constant learning rate the first epochs of a long run are a short run, so that `
 Runs go on where they were: `--epochs 100` after `--epochs 5` trains 95 more. It trains on any Keras backend.
 
 `deepobs_logs.csv` holds six of DeepOBS's own logs. Two things differ: DeepOBS measures on 78 whole batches, 9,984 of the 10,000
-test images, and its random numbers are others. Every epoch of every run is in `results/deepobs.csv`.
+test images, and shows the same batches in the same order in every epoch: it begins each epoch by initializing a tf.data iterator
+anew, in a graph with a seed, which shuffles as before. Here each epoch has an order of its own, as training should have; with
+`--order same` it is as there. Every epoch of every run is in `results/deepobs.csv`.
 
 Schneider, Balles, Hennig, DeepOBS: A Deep Learning Optimizer Benchmark Suite, 2019, https://arxiv.org/abs/1903.05499
 """
@@ -23,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
 from table import Table
 
 import zoo
@@ -32,8 +36,9 @@ from zoo.training import TrainingRun
 
 HERE = Path(__file__).parent
 RESULTS, LOGS = HERE / "results" / "deepobs.csv", HERE / "deepobs_logs.csv"
-COLUMNS = ("optimizer", "learning_rate", "seed", "epoch", "test_loss", "train_loss", "seconds")
+COLUMNS = ("optimizer", "learning_rate", "order", "seed", "epoch", "test_loss", "train_loss", "seconds")
 VERSIONS = ("python", "keras", "backend", "commit")
+WINDOW = 20_000
 # Optimizer -> learning rate, other arguments, and DeepOBS's mean and standard deviation over ten seeds after 100 epochs, %.
 TUNED: dict[str, tuple[float, dict[str, float], tuple[float, float]]] = {
     "sgd": (0.15848931925, {}, (92.27, 0.17)),
@@ -71,6 +76,27 @@ def deepobs_2c2d(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: i
     return keras.Model(image, layers.Dense(num_classes, dtype="float32", name="logits", **start())(features))
 
 
+def windowed_order(seed: int, images: int, window: int = WINDOW) -> numpy.ndarray:
+    """Returns the indices of images as `tf.data.Dataset.shuffle(window)` mixes them: each is drawn from the next `window` that are left."""
+    random = numpy.random.default_rng(seed)
+    held, rows = list(range(min(window, images))), []
+    for following in range(len(held), images):
+        slot = random.integers(len(held))
+        rows.append(held[slot])
+        held[slot] = following
+    return numpy.concatenate([numpy.array(rows, "int64"), random.permutation(held)])
+
+
+class SameOrder(TrainingRun):
+    """A training run that shows the same batches in the same order in every epoch."""
+
+    def order(self) -> numpy.ndarray:
+        return windowed_order(self.recipe.seed, len(self.training.labels))
+
+
+ORDERS = {"fresh": TrainingRun, "same": SameOrder}
+
+
 def train(optimizer: str, seed: int, arguments: argparse.Namespace) -> Sequence[Mapping[str, float]]:
     """Trains one run to its last epoch, from where an earlier call left it; returns a row per epoch."""
     rate, numbers, _ = TUNED[optimizer]
@@ -86,7 +112,7 @@ def train(optimizer: str, seed: int, arguments: argparse.Namespace) -> Sequence[
         seed=seed,
     )
     splits = [zoo.load_dataset("fashion_mnist", split, data_dir=arguments.data_dir) for split in ("train", "test")]
-    run = TrainingRun(recipe, *splits, arguments.runs / f"{optimizer}-{seed}")
+    run = ORDERS[arguments.order](recipe, *splits, arguments.runs / f"{optimizer}-{seed}-{arguments.order}")
     run.restore()
     run.fit()
     return run.history[: arguments.epochs]
@@ -97,22 +123,22 @@ def table_at(path: Path) -> Table:
     return Table(path, COLUMNS, VERSIONS, lambda row: f"{row['optimizer']:<9} seed {row['seed']} epoch {row['epoch']:>3}")
 
 
-def add(table: Table, optimizer: str, seed: int, rows: Sequence[Mapping[str, float]]) -> None:
+def add(table: Table, optimizer: str, order: str, seed: int, rows: Sequence[Mapping[str, float]]) -> None:
     """Writes some epochs of a run down."""
     for row in rows:
-        about = {"optimizer": optimizer, "learning_rate": TUNED[optimizer][0], "seed": seed, "epoch": int(row["epoch"])}
+        about = {"optimizer": optimizer, "learning_rate": f"{TUNED[optimizer][0]:.4g}", "order": order, "seed": seed, "epoch": int(row["epoch"])}
         measured = {"test_loss": row["val_loss"], "train_loss": row["loss"], "seconds": row["seconds"]}
         table.add(**about, **measured, value=100 * row["val_accuracy"], unit="% of the test images")
 
 
-def written(path: Path) -> dict[tuple[str, int], int]:
-    """Returns up to which epoch each run, by optimizer and seed, is in a CSV file already."""
+def written(path: Path) -> dict[tuple[str, str, int], int]:
+    """Returns up to which epoch each run, by optimizer, order and seed, is in a CSV file already."""
     if not path.is_file():
         return {}
-    found: dict[tuple[str, int], int] = {}
+    found: dict[tuple[str, str, int], int] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            run = row["optimizer"], int(row["seed"])
+            run = row["optimizer"], row["order"], int(row["seed"])
             found[run] = max(found.get(run, 0), int(row["epoch"]))
     return found
 
@@ -133,6 +159,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--optimizers", type=lambda text: text.split(","), default=list(TUNED), help=f"of {', '.join(TUNED)} (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: 3)")
+    parser.add_argument("--first-seed", type=int, default=0, help="of the first run (default: 0); so several processes can share the work")
+    parser.add_argument("--order", choices=ORDERS, default="fresh", help="of the images in each epoch: a fresh one, or the same as DeepOBS has it")
     parser.add_argument("--epochs", type=int, default=100, help="of each run (default: 100, as DeepOBS has it)")
     parser.add_argument("--runs", type=Path, default=Path("runs/deepobs"), help="where runs keep their state (default: runs/deepobs)")
     parser.add_argument("--data-dir", type=Path, help="where TFDS keeps its data sets (default: TFDS_DATA_DIR, or TFDS's own)")
@@ -142,10 +170,10 @@ def main() -> None:
     table = table_at(arguments.out)
     known = written(arguments.out)
     reached: dict[str, list[float]] = defaultdict(list)
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for optimizer in arguments.optimizers:
             rows = train(optimizer, seed, arguments)
-            add(table, optimizer, seed, rows[known.get((optimizer, seed), 0) :])
+            add(table, optimizer, arguments.order, seed, rows[known.get((optimizer, arguments.order, seed), 0) :])
             reached[optimizer].append(100 * rows[-1]["val_accuracy"])
     for optimizer, values in reached.items():
         mean, deviation = TUNED[optimizer][2]

@@ -93,6 +93,32 @@ def test_search_priors(tmp_path: Path) -> None:
     assert {row["subject"] for row in rows} == {"mnist_mlp"}
 
 
+def test_the_order_of_deepobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from deepobs import windowed_order
+
+    rows = windowed_order(0, 1000, 50)
+    assert sorted(rows) == list(range(1000))
+    assert max(rows - range(1000)) == 49  # at each place, one of the fifty that came first of those left
+    assert list(rows) == list(windowed_order(0, 1000, 50)) != list(windowed_order(1, 1000, 50))
+    assert sorted(windowed_order(0, 20, 50)) == list(range(20))
+
+
+def test_an_iterator_that_is_initialized_anew_in_a_graph_with_a_seed_repeats_its_order() -> None:
+    import tensorflow as tf
+
+    with tf.Graph().as_default():
+        tf.compat.v1.set_random_seed(42)
+        iterator = tf.compat.v1.data.make_initializable_iterator(tf.data.Dataset.range(100).shuffle(30).batch(100))
+        following = iterator.get_next()
+        with tf.compat.v1.Session() as session:
+            epochs = []
+            for _ in range(2):
+                session.run(iterator.initializer)
+                epochs.append(list(session.run(following)))
+    assert epochs[0] == epochs[1] != list(range(100))
+
+
 @pytest.mark.slow
 @needs("fashion_mnist")
 def test_deepobs(tmp_path: Path) -> None:

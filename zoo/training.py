@@ -482,6 +482,10 @@ class TrainingRun:
 
     # -- work ----------------------------------------------------------------------------------------------------------
 
+    def order(self) -> numpy.ndarray:
+        """Returns in which order the next epoch shows the training images: a permutation of their indices."""
+        return order(self.recipe.seed, self.epoch, len(self.training.labels))
+
     def fit(self, *callbacks: keras.callbacks.Callback) -> None:
         """Trains the epochs that are left, with further callbacks.
 
@@ -637,7 +641,7 @@ def _pipeline(run: TrainingRun) -> Any:
     mirrored = numpy.random.default_rng(seed).integers(2, size=count)
 
     def batches() -> numpy.ndarray:
-        rows = order(seed, run.epoch, count)[: steps * batch_size]
+        rows = run.order()[: steps * batch_size]
         rows = rows + count * ((mirrored[rows] + run.epoch) % 2) if alternating else rows
         return rows.reshape(steps, batch_size)
 
