@@ -3,6 +3,8 @@
     cp -r STUDY/{study.json,study.csv,seeds.csv,portfolio.csv,report} docs/optimizer-study/NAME
     python docs/optimizer_story.py
 
+So does what `benchmarks/deepobs.py` measured.
+
 Nothing that a study measured is typed by hand in the story. Figures that the page does not show are removed, and the others are made smaller.
 """
 
@@ -15,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import deepobs_story
 from lab_story import main_of, table
 
 from tuning.optimizer_plan import FAMILIES, Plan, read_plan
@@ -128,5 +131,12 @@ def summary(rows: Sequence[Row], families: Sequence[str]) -> str:
     )
 
 
+def either(name: str) -> str:
+    """Returns what stands between a pair of markers."""
+    return deepobs_story.tables() if name == "deepobs" else section(name)
+
+
 if __name__ == "__main__":
-    sys.exit(main_of(PAGE, section))
+    if "--check" not in sys.argv:
+        deepobs_story.draw(RESULTS / "deepobs")
+    sys.exit(main_of(PAGE, either))

@@ -13,8 +13,8 @@ from tuning.dispatch import KEPT, PATIENCE, Dispatcher, Programs
 from tuning.scalars import optimizer_structure
 from tuning.segments import OUT_OF_TIME, Segment
 from tuning.structures import graph_signature, recipe_structure
+from zoo.compilation import make_optimizer
 from zoo.specs import Recipe
-from zoo.training import make_optimizer
 
 
 @dataclass

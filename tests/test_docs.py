@@ -241,17 +241,19 @@ def test_a_story_has_the_present_measurements(story: str) -> None:
     ],
 )
 def test_a_stale_story_is_noticed(story: str, page: str, record: str, old: str, new: str, shown: str, tmp_path: Path) -> None:
-    shutil.copytree(DOCS / page, tmp_path / page)
-    for file in (f"{page}.md", "lab_story.py", story):
-        shutil.copyfile(DOCS / file, tmp_path / file)
-    path = tmp_path / page / record
+    docs = tmp_path / "docs"
+    shutil.copytree(DOCS / page, docs / page)
+    shutil.copytree(DOCS.parent / "benchmarks", tmp_path / "benchmarks", ignore=shutil.ignore_patterns("*.py"))
+    for file in (DOCS / f"{page}.md", *DOCS.glob("*_story.py")):
+        shutil.copyfile(file, docs / file.name)
+    path = docs / page / record
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new), encoding="utf-8")
-    check = [sys.executable, str(tmp_path / story), "--check"]
+    check = [sys.executable, str(docs / story), "--check"]
     assert subprocess.run(check).returncode == 1
     subprocess.run(check[:-1], check=True)
-    assert shown in (tmp_path / f"{page}.md").read_text(encoding="utf-8")
+    assert shown in (docs / f"{page}.md").read_text(encoding="utf-8")
 
 
 def test_the_labs_story_has_every_claim_of_the_lab() -> None:

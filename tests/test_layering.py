@@ -15,7 +15,7 @@ ORDER = (
     *("errors", "files", "specs", "console", "environment", "progress"),
     *("registry", "layers", "models", "cards", "weights", "pretrained", "factory"),
     *("muon", "optimizers", "images", "datasets", "augmentation", "initialization", "batch_normalization", "devices"),
-    *("evaluation", "recipes", "training"),  # training ends by evaluating
+    *("evaluation", "recipes", "compilation", "pipeline", "training"),  # training ends by evaluating
     *("inspection", "figures", "plots"),
     *("reproduction", "signatures", "golden", "formats", "export", "check", "serving", "deployment", "verification"),
     *("card_pages", "publishing", "lab"),

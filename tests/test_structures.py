@@ -12,7 +12,7 @@ from keras import layers
 import zoo
 from tuning.scalars import optimizer_structure
 from tuning.structures import Unshareable, model_structure, recipe_structure, start_structure
-from zoo.training import make_optimizer
+from zoo.compilation import make_optimizer
 
 
 def network(

@@ -1,4 +1,4 @@
-"""Training: schedules, the run directory, exact resume, divergence, early stopping, fine-tuning."""
+"""Training: the run directory, exact resume, divergence, early stopping, fine-tuning."""
 
 from __future__ import annotations
 
@@ -30,11 +30,8 @@ from zoo.training import (
     compile_trainer,
     default_directory,
     load_training_data,
-    order,
     precision,
     read_recipe,
-    schedule,
-    targets,
     write_recipe,
 )
 
@@ -82,11 +79,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "finished"
     zoo.train(dataclasses.replace(SMALL, epochs=8, validate=True), directory, progress=False)
     return directory
-
-
-def rates(recipe: Recipe, steps: int = 100) -> list[float]:
-    value = schedule(recipe, steps)
-    return [value if isinstance(value, float) else float(value(step)) for step in range(steps + 1)]
 
 
 def test_a_run_directory_holds_everything(finished: Path) -> None:
@@ -202,31 +194,6 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(digits: zoo.Data
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_schedules_rise_and_fall_where_they_should() -> None:
-    def recipe(**values: object) -> Recipe:
-        return Recipe("cnn", "digits", learning_rate=0.1, **values)  # type: ignore[arg-type]
-
-    assert set(rates(recipe(schedule="constant"))) == {0.1}
-    cosine = rates(recipe(schedule="cosine"))
-    assert cosine[0] == pytest.approx(0.1)
-    assert cosine[50] == pytest.approx(0.05)
-    assert cosine[100] == pytest.approx(0, abs=1e-7)
-    linear = rates(recipe(schedule="linear", warmup=0.2))
-    assert [linear[0], linear[10], linear[20], linear[60], linear[100]] == pytest.approx([0, 0.05, 0.1, 0.05, 0])
-    cycle = rates(recipe(schedule="one_cycle"))
-    assert cycle[0] == pytest.approx(0.004)
-    assert numpy.argmax(cycle) == 30
-    assert cycle[100] == pytest.approx(0, abs=1e-7)
-    assert rates(recipe(schedule="constant", warmup=0.5))[25] == pytest.approx(0.05)
-
-
-def test_the_order_of_images_depends_on_seed_and_epoch_alone() -> None:
-    assert numpy.array_equal(order(1, 2, 50), order(1, 2, 50))
-    assert sorted(order(1, 2, 50)) == list(range(50))
-    assert not numpy.array_equal(order(1, 2, 50), order(1, 3, 50))
-    assert not numpy.array_equal(order(1, 2, 50), order(2, 2, 50))
-
-
 def test_a_model_without_a_tag_takes_the_data_sets_shape_and_statistics(digits: zoo.Dataset) -> None:
     model, hyperparameters = build(SMALL, digits)
     assert model.input_shape == (None, 8, 8, 1)
@@ -264,42 +231,6 @@ def test_recipes_from_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not JSON"):
         read_recipe(tmp_path / "bad.json")
     assert default_directory(RESUMED).name.startswith("cnn_bn-digits-")
-
-
-def test_a_student_learns_its_teachers_answers(digits: zoo.Dataset) -> None:
-    recipe = dataclasses.replace(SMALL, epochs=12, teacher="cnn_bn.digits", teacher_weight=1.0)
-    wrong = digits._replace(labels=(digits.labels + 1) % 10)  # only the teacher knows what is right
-    rows = targets(recipe, wrong.images, wrong.labels)
-    assert rows.shape == (len(wrong.labels), 11)
-    assert (rows[:, 0] == wrong.labels).all()
-    run = TrainingRun(recipe, wrong, None)
-    run.fit()
-    assert zoo.evaluate(run.trained_model(), digits.images, digits.labels)["accuracy"] > 0.8
-
-
-def test_a_teacher_of_other_images(digits: zoo.Dataset) -> None:
-    with pytest.raises(UsageError, match=r"The teacher cnn_bn.mnist takes images of shape \(28, 28, 1\). Images of digits: \(8, 8, 1\)."):
-        TrainingRun(dataclasses.replace(SMALL, teacher="cnn_bn.mnist"), digits, None).fit()
-
-
-def test_the_pipeline_does_not_tune_itself(digits: zoo.Dataset) -> None:
-    run = TrainingRun(dataclasses.replace(SMALL, epochs=1), digits, digits)
-    for pipeline in (training._pipeline(run), training._validation(run)):
-        assert pipeline.options().autotune.enabled is False, "its thread sleeps for seconds, and the end of an epoch waits for it"
-
-
-def test_alternating_flips_mirror_every_image_in_every_second_epoch(digits: zoo.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[numpy.ndarray] = []
-    few = digits._replace(images=digits.images[:6], labels=digits.labels[:6])
-    run = TrainingRun(dataclasses.replace(SMALL, epochs=3, batch_size=6, augmentation=(Flip(alternating=True),)), few, None)
-    pipeline = training._pipeline(run)
-    for run.epoch in range(3):
-        shown += [images.numpy()[numpy.argsort(order(0, run.epoch, 6))] for images, _ in pipeline]
-    for index, image in enumerate(few.images):
-        first, second, third = (epoch[index] for epoch in shown)
-        assert numpy.array_equal(first, third)
-        assert numpy.array_equal(first, second[:, ::-1])
-        assert numpy.array_equal(first, image) or numpy.array_equal(second, image)
 
 
 def test_the_augmentation_weakens_over_its_tail(digits: zoo.Dataset) -> None:

@@ -31,8 +31,10 @@ from tuning.scalars import Slots, optimizer_structure
 from tuning.segments import OUT_OF_TIME, Improved, OnEpoch, PlainEngine, Point, Segment, Snapshot, check_until
 from tuning.stretches import Stretch
 from tuning.structures import Unshareable, model_structure, recipe_places, recipe_structure, start_structure, why_plain
+from zoo.compilation import accuracy, loss, make_optimizer
+from zoo.pipeline import order
 from zoo.specs import Recipe
-from zoo.training import accuracy, compile_trainer, loss, make_optimizer, order, steps_per_epoch
+from zoo.training import compile_trainer, steps_per_epoch
 
 if TYPE_CHECKING:
     import keras_tuner

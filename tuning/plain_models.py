@@ -12,7 +12,7 @@ import keras
 import numpy
 
 from tuning.segments import Improved, OnEpoch, Point, Segment, Snapshot, check_until, train_plainly
-from zoo.training import order
+from zoo.pipeline import order
 
 if TYPE_CHECKING:
     import keras_tuner

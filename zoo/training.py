@@ -31,18 +31,20 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.batch_normalization import fuse_batch_normalization
 from zoo.cards import Card
+from zoo.compilation import compile_model
 from zoo.datasets import load_dataset
 from zoo.devices import data_parallel
 from zoo.environment import environment
 from zoo.errors import TrainingError, UsageError
-from zoo.evaluation import evaluate, predict
+from zoo.evaluation import evaluate
 from zoo.factory import RUN_CARD, RUN_WEIGHTS, create_model
 from zoo.files import atomic_file, sha256, write_text
 from zoo.initialization import initialize
-from zoo.optimizers import create_optimizer, lookahead, optimizer_info
+from zoo.optimizers import optimizer_info
+from zoo.pipeline import VALIDATION_BATCH, batches, order, validation_batches
 from zoo.progress import progress_callback
 from zoo.registry import resolve
-from zoo.specs import Flip, Recipe
+from zoo.specs import Recipe
 
 if TYPE_CHECKING:
     import keras
@@ -53,8 +55,6 @@ if TYPE_CHECKING:
 RECIPE = "recipe.json"
 CHECKPOINT = "checkpoint.npz"
 HISTORY = "history.csv"
-STEPS_PER_EXECUTION = 32
-VALIDATION_BATCH = 1000
 HISTOGRAMS = 10
 Progress = Callable[[Mapping[str, float]], None]
 
@@ -183,120 +183,6 @@ def build(recipe: Recipe, dataset: Dataset) -> tuple[keras.Model, dict[str, Any]
     return model, {**spec.defaults, **hyperparameters}
 
 
-def compile_model(model: keras.Model, recipe: Recipe, steps: int) -> None:
-    """Compiles a model with the recipe's optimizer, schedule over `steps` steps, loss and accuracy."""
-    model.compile(make_optimizer(recipe, steps), loss(recipe), metrics=[accuracy(recipe)], **_execution())
-
-
-def make_optimizer(recipe: Recipe, steps: int) -> keras.Optimizer:
-    """Returns the recipe's optimizer with its schedule over `steps` steps."""
-    averaging = {} if recipe.ema is None else {"use_ema": True, "ema_momentum": recipe.ema}
-    optimizer = create_optimizer(recipe.optimizer, schedule(recipe, steps), **{**recipe.optimizer_arguments, **averaging})
-    return lookahead(optimizer, recipe.lookahead) if recipe.lookahead else optimizer
-
-
-def schedule(recipe: Recipe, steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the learning rate as a function of the step, from 0 to `steps`."""
-    from keras.optimizers import schedules
-
-    peak = optimizer_info(recipe.optimizer).learning_rate if recipe.learning_rate is None else recipe.learning_rate
-    rise = max(1, round(steps * (0.3 if recipe.schedule == "one_cycle" else recipe.warmup)))
-    fall = max(1, steps - rise)
-    if recipe.schedule == "constant":
-        return schedules.PolynomialDecay(0.0, rise, peak) if recipe.warmup else peak
-    if recipe.schedule == "linear":
-        return _linear(peak, rise, fall) if recipe.warmup else schedules.PolynomialDecay(peak, steps, 0.0)
-    if recipe.schedule == "cosine" and not recipe.warmup:
-        return schedules.CosineDecay(peak, steps)
-    start = peak / 25 if recipe.schedule == "one_cycle" else 0.0
-    return schedules.CosineDecay(start, fall, warmup_target=peak, warmup_steps=rise)
-
-
-def _linear(peak: float, rise: int, fall: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    from keras import ops
-    from keras.optimizers import schedules
-
-    class LinearWarmupDecay(schedules.LearningRateSchedule):
-        """A straight line up to the peak, then a straight line down to zero."""
-
-        def __call__(self, step: Any) -> Any:
-            step = ops.cast(step, "float32")
-            return peak * ops.minimum(step / rise, ops.maximum(rise + fall - step, 0.0) / fall)
-
-        def get_config(self) -> dict[str, Any]:
-            return {"peak": peak, "rise": rise, "fall": fall}
-
-    return LinearWarmupDecay()
-
-
-def loss(recipe: Recipe) -> keras.losses.Loss | Callable[[Any, Any], Any]:
-    """Returns cross-entropy on logits, with the recipe's label smoothing, and with its teacher's answers where it has one.
-
-    With a teacher, a target is a row of the label followed by the teacher's logits; see `targets`.
-    """
-    import keras
-    from keras import ops
-
-    if not recipe.label_smoothing and not recipe.teacher:
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-    def cross_entropy(labels: Any, logits: Any) -> Any:
-        targets = ops.one_hot(ops.reshape(ops.cast(labels, "int32"), (-1,)), logits.shape[-1])
-        return keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=recipe.label_smoothing)
-
-    def distillation(rows: Any, logits: Any) -> Any:
-        answers = ops.softmax(rows[:, 1:] / recipe.temperature)
-        # The squared temperature keeps the gradient's size; the answers' entropy has no gradient and is left out.
-        imitation = -ops.sum(answers * ops.log_softmax(logits / recipe.temperature), axis=-1) * recipe.temperature**2
-        return recipe.teacher_weight * imitation + (1 - recipe.teacher_weight) * cross_entropy(rows[:, :1], logits)
-
-    return distillation if recipe.teacher else cross_entropy
-
-
-def accuracy(recipe: Recipe) -> keras.metrics.Metric:
-    """Returns the share of right answers among targets as `targets` gives them."""
-    import keras
-
-    def share(rows: Any, logits: Any) -> Any:
-        return keras.metrics.sparse_categorical_accuracy(rows[:, :1] if recipe.teacher else rows, logits)
-
-    return keras.metrics.MeanMetricWrapper(share, name="accuracy")
-
-
-def targets(recipe: Recipe, images: numpy.ndarray, labels: numpy.ndarray) -> numpy.ndarray:
-    """Returns what a recipe's loss compares the logits of each image with.
-
-    Args:
-        recipe: Names the teacher, if there is one.
-        images: uint8 `(n, height, width, channels)`.
-        labels: int64 `(n,)`.
-
-    Returns:
-        The labels; with a teacher float32 `(n, 1 + classes)`, the label followed by the teacher's logits for the image as it
-        is, which stay the same however the image is augmented.
-
-    Raises:
-        UsageError: The teacher takes other images.
-    """
-    import numpy
-
-    if recipe.teacher is None:
-        return labels
-    teacher = create_model(recipe.teacher, pretrained=True)
-    if teacher.input_shape[1:] != images.shape[1:]:
-        raise UsageError(
-            f"The teacher {recipe.teacher} takes images of shape {teacher.input_shape[1:]}. Images of {recipe.dataset}: {images.shape[1:]}."
-        )
-    return numpy.concatenate([labels[:, None].astype("float32"), predict(teacher, images)], axis=1)
-
-
-def order(seed: int, epoch: int, images: int) -> numpy.ndarray:
-    """Returns the order in which an epoch shows the training images: a permutation that only depends on its arguments."""
-    import numpy
-
-    return numpy.random.default_rng([seed, epoch]).permutation(images)
-
-
 @contextlib.contextmanager
 def precision(policy: str) -> Iterator[None]:
     """Builds the models of its block with a Keras dtype policy, and restores the previous one."""
@@ -308,15 +194,6 @@ def precision(policy: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(previous)
-
-
-def _execution() -> dict[str, Any]:
-    """How Keras runs a step: XLA is the only way with JAX, and slows convolutions down on TensorFlow's CPU."""
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        return {"jit_compile": True}
-    return {"jit_compile": False, "steps_per_execution": STEPS_PER_EXECUTION}
 
 
 def _standardization(defaults: Mapping[str, Any], dataset: Dataset) -> dict[str, float]:
@@ -496,11 +373,11 @@ class TrainingRun:
             return
         with _deterministic(), self.scope():
             self.trainer.fit(
-                _pipeline(self),
+                batches(self),
                 shuffle=False,
                 epochs=self.recipe.epochs,
                 initial_epoch=self.epoch,
-                validation_data=_validation(self),
+                validation_data=validation_batches(self),
                 validation_batch_size=VALIDATION_BATCH,
                 callbacks=[self._callback(), *self._tensorboard(), *callbacks],
                 verbose=0,
@@ -625,67 +502,3 @@ def _deterministic() -> Iterator[None]:
     finally:
         if not before:
             config.disable_op_determinism()
-
-
-def _pipeline(run: TrainingRun) -> Any:
-    """The batches of the run's next epoch, one pass per iteration: a tf.data.Dataset, or a PyDataset under other backends."""
-    import keras
-    import numpy
-
-    images, labels = run.training.images, run.training.labels
-    count, seed, steps, batch_size = len(labels), run.recipe.seed, run.steps, run.batch_size
-    alternating = any(isinstance(entry, Flip) and entry.alternating for entry in run.recipe.augmentation)
-    if alternating:  # the second half mirrors the first
-        images, labels = numpy.concatenate([images, images[:, :, ::-1]]), numpy.concatenate([labels, labels])
-    labels = targets(run.recipe, images, labels)
-    mirrored = numpy.random.default_rng(seed).integers(2, size=count)
-
-    def batches() -> numpy.ndarray:
-        rows = run.order()[: steps * batch_size]
-        rows = rows + count * ((mirrored[rows] + run.epoch) % 2) if alternating else rows
-        return rows.reshape(steps, batch_size)
-
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        all_images, all_labels = tf.constant(images), tf.constant(labels)
-        drawn = tf.data.Dataset.range(1).map(lambda _: tf.ensure_shape(tf.numpy_function(batches, [], tf.int64, stateful=True), (steps, batch_size)))
-        rows = drawn.flat_map(tf.data.Dataset.from_tensor_slices)
-        gathered = rows.map(lambda row: (tf.gather(all_images, row), tf.gather(all_labels, row)))
-        return _untuned(gathered.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(8))
-
-    class Batches(keras.utils.PyDataset):
-        """Gathers each batch from the arrays in memory."""
-
-        def __len__(self) -> int:
-            return steps
-
-        def __getitem__(self, index: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-            if index == 0 or not hasattr(self, "rows"):
-                self.rows = batches()
-            return images[self.rows[index]], labels[self.rows[index]]
-
-    return Batches()
-
-
-def _validation(run: TrainingRun) -> Any:
-    """What a run is evaluated on after every epoch: a tf.data.Dataset of batches, or arrays under other backends; None for nothing."""
-    import keras
-
-    if run.validation is None:
-        return None
-    arrays = run.validation.images, targets(run.recipe, *run.validation[:2])
-    if keras.backend.backend() != "tensorflow":
-        return arrays
-    import tensorflow as tf
-
-    return _untuned(tf.data.Dataset.from_tensor_slices(arrays).batch(VALIDATION_BATCH))
-
-
-def _untuned(dataset: Any) -> Any:
-    """A `tf.data.Dataset` that tunes nothing as it goes: what tunes sleeps for seconds, and the end of an epoch waits until it wakes."""
-    import tensorflow as tf
-
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.with_options(options)
