@@ -8,10 +8,16 @@ are DeepOBS's; as there, the figure is the accuracy on the test images after the
 constant learning rate the first epochs of a long run are a short run, so that `--epochs 5` can be held against the logs, too.
 Runs go on where they were: `--epochs 100` after `--epochs 5` trains 95 more. It trains on any Keras backend.
 
-`deepobs_published.csv` holds DeepOBS's means and standard deviations, `deepobs_logs.csv` six of its own logs. Two things differ:
-DeepOBS measures on 78 whole batches, 9,984 of the 10,000 test images, and shows the same batches in the same order in every epoch:
-it begins each epoch by initializing a tf.data iterator anew, in a graph with a seed, which then shuffles as before. Here each epoch
-has an order of its own; with `--order same` it is as there. Every epoch of every run is in `results/deepobs.csv`.
+What differs from DeepOBS, whose figures are in `deepobs_records.py`:
+
+- It shows the same batches in the same order in every epoch: each epoch begins by initializing a tf.data iterator anew, in a graph with
+  a seed, so that it shuffles as before; and the 96 images that fill no batch are never seen. Here each epoch has an order of its own.
+  With `--order same` one is repeated as there, shuffled within a window of as many images.
+- It measures on 78 whole batches, 9,984 of the 10,000 test images.
+- Which images stand near each other within that window, and all random numbers.
+
+Every epoch of every run is in `results/deepobs.csv`. On a GPU, JAX rounds the factors of products to TF32 unless
+JAX_DEFAULT_MATMUL_PRECISION=float32 is set, as it was for these.
 
 Schneider, Balles, Hennig, DeepOBS: A Deep Learning Optimizer Benchmark Suite, 2019, https://arxiv.org/abs/1903.05499
 """
@@ -20,13 +26,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy
+from deepobs_records import ends, logs, spread
 from table import Table
 
 import zoo
@@ -35,7 +41,7 @@ from zoo.layers import preprocess
 from zoo.training import TrainingRun
 
 HERE = Path(__file__).parent
-RESULTS, LOGS, PUBLISHED = HERE / "results" / "deepobs.csv", HERE / "deepobs_logs.csv", HERE / "deepobs_published.csv"
+RESULTS = HERE / "results" / "deepobs.csv"
 COLUMNS = ("optimizer", "learning_rate", "order", "seed", "epoch", "test_loss", "train_loss", "seconds")
 VERSIONS = ("python", "keras", "backend", "commit")
 WINDOW = 20_000
@@ -143,23 +149,11 @@ def written(path: Path) -> dict[tuple[str, str, int], int]:
     return found
 
 
-def logged(optimizer: str, epoch: int) -> list[float]:
-    """Returns DeepOBS's test accuracies after an epoch, in %, one for each log that is here."""
-    with LOGS.open(newline="") as file:
-        return [float(row["test_accuracy"]) for row in csv.DictReader(file) if (row["optimizer"], row["epoch"]) == (optimizer, str(epoch))]
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean, standard deviation and number of some accuracies."""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{deviation} (n={len(values)})" if values else "no log"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--optimizers", type=lambda text: text.split(","), default=list(TUNED), help=f"of {', '.join(TUNED)} (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: 3)")
-    parser.add_argument("--first-seed", type=int, default=0, help="of the first run (default: 0); so several processes can share the work")
+    parser.add_argument("--first-seed", type=int, default=0, help="of the first run (default: 0); so processes with an --out each can share the work")
     parser.add_argument("--order", choices=ORDERS, default="fresh", help="of the images in each epoch: a fresh one, or the same as DeepOBS has it")
     parser.add_argument("--epochs", type=int, default=100, help="of each run (default: 100, as DeepOBS has it)")
     parser.add_argument("--runs", type=Path, default=Path("runs/deepobs"), help="where runs keep their state (default: runs/deepobs)")
@@ -175,13 +169,11 @@ def main() -> None:
             rows = train(optimizer, seed, arguments)
             add(table, optimizer, arguments.order, seed, rows[known.get((optimizer, arguments.order, seed), 0) :])
             reached[optimizer].append(100 * rows[-1]["val_accuracy"])
-    with PUBLISHED.open(newline="") as file:
-        published = {row["optimizer"]: row for row in csv.DictReader(file)}
+    theirs, known_logs = ends(), logs()
     for optimizer, values in reached.items():
-        print(
-            f"{optimizer:<9} after {arguments.epochs} epochs: here {spread(values)}; DeepOBS's logs {spread(logged(optimizer, arguments.epochs))}; "
-            "DeepOBS after {epoch} epochs {test_accuracy} ± {deviation} (n={seeds})".format(**published[optimizer])
-        )
+        here, there = spread(values), spread(known_logs.get((optimizer, arguments.epochs), [])) or "none of this epoch"
+        end = theirs[optimizer]
+        print(f"{optimizer:<9} after {arguments.epochs} epochs: here {here}; DeepOBS's logs {there}; DeepOBS after {end.epoch} epochs {end}")
 
 
 if __name__ == "__main__":

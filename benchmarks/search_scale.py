@@ -1,5 +1,6 @@
 """Searches beyond one process: two workers beside one, a Ray cluster beside two workers, and how many workers one driver keeps busy.
 
+    python benchmarks/search_scale.py all
     python benchmarks/search_scale.py workers [--subjects fashion_mlp,fashion_cnn] [--trials 24]
     python benchmarks/search_scale.py ray [--subjects fashion_mlp,fashion_cnn] [--trials 24]
     python benchmarks/search_scale.py simulated [--workers 1000] [--seconds 30] [--sampler tpe]
@@ -44,6 +45,8 @@ from zoo.console import load_backend
 RESULTS = Path(__file__).parent / "results" / "search_scale.csv"
 SUBJECTS = ("fashion_mlp", "fashion_cnn")
 EPOCHS = {"digits_mlp": 5, "fashion_mlp": 3, "fashion_cnn": 2}
+TRIALS = {"digits_mlp": 24, "fashion_mlp": 24, "fashion_cnn": 6}
+LINES = {"workers": ("one", "both", "apart", "two"), "ray": ("two", "ray")}  # each is judged by the ratio of its last to its first
 WANTED = {"two": 1.6, "ray": 0.85}
 BUSY = 0.9
 RECORDED = 40  # trials of the real search that the simulated ones are drawn from
@@ -144,17 +147,18 @@ def two_cores() -> list[int]:
     return found[:2]
 
 
-def compare(table: Table, arguments: argparse.Namespace, ways: Sequence[str], judged: str) -> None:
+def compare(table: Table, arguments: argparse.Namespace, line: str) -> None:
     """Trains the same list in several ways; the first is the reference of the ratios."""
+    ways, judged = LINES[line], LINES[line][-1]
     for subject in arguments.subjects or SUBJECTS:
-        trials = arguments.trials or 24
+        trials = arguments.trials or TRIALS[subject]
         found = {way: run(way, subject, trials) for way in ways}
         rates = {way: 60 * entry["trials"] / entry["seconds"] for way, entry in found.items()}
         lists = [sorted(json.dumps(config, sort_keys=True) for config in entry["configurations"]) for entry in found.values()]
         if any(entry != lists[0] for entry in lists):
             sys.exit(f"The searches of {subject} trained different configurations.")
         for way in ways:
-            row = {"line": arguments.line, "subject": subject, "engine": way, "seed": 0, "trials": trials, "epochs": EPOCHS[subject]}
+            row = {"line": line, "subject": subject, "engine": way, "seed": 0, "trials": trials, "epochs": EPOCHS[subject]}
             verdict: dict[str, Any] = {}
             if way != ways[0]:
                 verdict["ratio"] = rates[way] / rates[ways[0]]
@@ -322,9 +326,9 @@ def main() -> None:
         work(sys.argv[2])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("line", choices=("workers", "ray", "simulated"))
+    parser.add_argument("line", choices=(*LINES, "simulated", "all"))
     parser.add_argument("--subjects", type=lambda text: text.split(","), help=f"of {', '.join(EPOCHS)} (default: {','.join(SUBJECTS)})")
-    parser.add_argument("--trials", type=int, help="per search (default: 24)")
+    parser.add_argument("--trials", type=int, help="per search (default: 24 of an MLP, 6 of a CNN)")
     parser.add_argument("--workers", type=int, default=1000, help="simulated: to begin with (default: 1000)")
     parser.add_argument("--most", type=int, default=16000, help="simulated: to end with (default: 16000)")
     parser.add_argument("--seconds", type=float, default=30.0, help="simulated: that a trial takes on the average (default: 30)")
@@ -334,12 +338,11 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     table = Table(arguments.out, base.COLUMNS, base.VERSIONS, base.heading)
-    if arguments.line == "simulated":
+    for line in LINES if arguments.line == "all" else [arguments.line]:
+        if line in LINES:
+            compare(table, arguments, line)
+    if arguments.line in ("simulated", "all"):
         simulated(table, arguments)
-    elif arguments.line == "workers":
-        compare(table, arguments, ("one", "both", "apart", "two"), "two")
-    else:
-        compare(table, arguments, ("two", "ray"), "ray")
 
 
 if __name__ == "__main__":

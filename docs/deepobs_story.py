@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import statistics
+import sys
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,118 +13,85 @@ from lab_story import table
 
 from zoo.figures import BLUE, GREEN, ORANGE, save_figure
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+from deepobs_records import End, ends, logs, spread  # noqa: E402
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMES = {"sgd": "SGD", "momentum": "momentum 0.99", "adam": "Adam"}
 COLOURS = {"sgd": BLUE, "momentum": ORANGE, "adam": GREEN}
+ORDERS = {"fresh": ("-", "a fresh order in each epoch"), "same": ("--", "the same order in each epoch")}
 LAST = 100
-Key = tuple[str, str, int]
 
 
-@dataclass(frozen=True)
-class Published:
-    """What DeepOBS says of an optimizer: mean, standard deviation and number of the test accuracies at the end, %."""
-
-    mean: float
-    deviation: float
-    seeds: int
-
-
-def published() -> dict[str, Published]:
-    """Returns what DeepOBS says, by optimizer."""
-    with (BENCHMARKS / "deepobs_published.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {row["optimizer"]: Published(float(row["test_accuracy"]), float(row["deviation"]), int(row["seeds"])) for row in rows}
-
-
-def measured() -> tuple[dict[Key, list[float]], dict[str, str]]:
-    """Returns the accuracies by optimizer, order and epoch, in %, one per seed; and each optimizer's learning rate."""
-    found: dict[Key, list[float]] = defaultdict(list)
+def measured() -> tuple[dict[tuple[str, str], dict[int, list[float]]], dict[str, str]]:
+    """Returns the accuracies by optimizer and order, then by epoch, in %, one per seed; and each optimizer's learning rate."""
+    found: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     rates = {}
     with (BENCHMARKS / "results" / "deepobs.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            found[row["optimizer"], row["order"], int(row["epoch"])].append(float(row["value"]))
+            found[row["optimizer"], row["order"]][int(row["epoch"])].append(float(row["value"]))
             rates[row["optimizer"]] = row["learning_rate"]
     return dict(found), rates
 
 
-def logged() -> dict[tuple[str, int], list[float]]:
-    """Returns DeepOBS's own accuracies by optimizer and epoch, in %, one per log."""
-    found: dict[tuple[str, int], list[float]] = defaultdict(list)
-    with (BENCHMARKS / "deepobs_logs.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            found[row["optimizer"], int(row["epoch"])].append(float(row["test_accuracy"]))
-    return dict(found)
-
-
-def difference(values: list[float], other: Published) -> str:
+def difference(values: list[float], end: End) -> str:
     """How much higher some accuracies are than DeepOBS's, with Welch's 95 % interval."""
     from scipy.stats import t
 
-    parts = statistics.variance(values) / len(values), other.deviation**2 / other.seeds
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(values) - 1) + parts[1] ** 2 / (other.seeds - 1))
-    return f"{statistics.fmean(values) - other.mean:+.2f} ± {t.ppf(0.975, freedom) * sum(parts) ** 0.5:.2f}"
-
-
-def spread(values: list[float]) -> str:
-    """Mean, standard deviation and number; the values themselves where they are fewer than three."""
-    if len(values) < 3:
-        return ", ".join(f"{value:.2f}" for value in values)
-    return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} (n={len(values)})"
+    parts = statistics.variance(values) / len(values), end.deviation**2 / end.seeds
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(values) - 1) + parts[1] ** 2 / (end.seeds - 1))
+    return f"{statistics.fmean(values) - end.mean:+.2f} ± {t.ppf(0.975, freedom) * sum(parts) ** 0.5:.2f}"
 
 
 def tables() -> str:
     """Returns the accuracies at the end beside DeepOBS's, the figure, and what the order of the images does."""
     accuracies, rates = measured()
-    logs, theirs = logged(), published()
-    ends = [
-        [
-            name,
-            rates[optimizer],
-            spread(accuracies[optimizer, "fresh", LAST]),
-            f"{theirs[optimizer].mean:.2f} ± {theirs[optimizer].deviation:.2f} (n={theirs[optimizer].seeds})",
-            difference(accuracies[optimizer, "fresh", LAST], theirs[optimizer]),
-        ]
-        for optimizer, name in NAMES.items()
-    ]
-    orders = [
-        [NAMES[optimizer], str(epoch), *(spread(accuracies[optimizer, order, epoch]) for order in ("fresh", "same")), spread(values)]
-        for (optimizer, epoch), values in logs.items()
-        if (optimizer, "same", epoch) in accuracies
-    ]
+    theirs = ends()
+    rows = []
+    for optimizer, name in NAMES.items():
+        values, end = accuracies[optimizer, "fresh"][LAST], theirs[optimizer]
+        rows.append([name, rates[optimizer], spread(values), str(end), difference(values, end)])
     header = ["", "learning rate", f"here after {LAST} epochs", f"DeepOBS after {LAST} epochs", "difference, 95 % interval"]
-    parts = [table(header, ends), "![Test accuracy by epoch, beside DeepOBS's logs](optimizer-study/deepobs.svg)"]
+    parts = [table(header, rows), "![Test accuracy by epoch, beside DeepOBS's](optimizer-study/deepobs.svg)"]
+    parts += ["Lines and bands, points and bars: mean and standard deviation of the seeds. What is below 88 % is left out."]
+    orders = [
+        [NAMES[optimizer], str(epoch), *(spread(accuracies[optimizer, order][epoch]) for order in ORDERS), spread(values)]
+        for (optimizer, epoch), values in logs().items()
+        if epoch >= 10 and epoch in accuracies.get((optimizer, "same"), {})
+    ]
     if orders:
-        parts += [table(["", "epoch", "here, a fresh order in each epoch", "here, the same order in each epoch", "DeepOBS's logs"], orders)]
+        parts += [table(["", "epoch", *(f"here, {label}" for _, label in ORDERS.values()), "DeepOBS's logs"], orders)]
     return "\n\n".join(parts)
 
 
 def draw(path: Path) -> None:
-    """Draws mean and standard deviation of the accuracies by epoch, with the epochs that are known of DeepOBS's logs."""
+    """Draws mean and standard deviation of the accuracies by epoch, with what is known of DeepOBS's."""
     accuracies, _ = measured()
-    logs, theirs = logged(), published()
+    theirs, points = ends(), logs()
 
     def drawn(figure: Figure) -> None:
         axes: Any = figure.subplots(1, len(NAMES), sharey=True)
         for axis, (optimizer, name) in zip(axes, NAMES.items(), strict=True):
-            for order, dashes, label in (("fresh", "-", "a fresh order in each epoch"), ("same", "--", "the same order in each epoch")):
-                epochs = sorted(epoch for known, kind, epoch in accuracies if (known, kind) == (optimizer, order))
-                values = [accuracies[optimizer, order, epoch] for epoch in epochs]
-                means = [statistics.fmean(of_seeds) for of_seeds in values]
-                if not epochs:
+            for order, (line, label) in ORDERS.items():
+                by_epoch = accuracies.get((optimizer, order), {})
+                seeds = len(by_epoch.get(1, []))
+                whole = {epoch: values for epoch, values in sorted(by_epoch.items()) if len(values) == seeds}
+                if not whole:
                     continue
-                axis.plot(epochs, means, dashes, color=COLOURS[optimizer], label=f"{label} (n={len(values[0])})")
-                if len(values[0]) > 2:
-                    deviations = [statistics.stdev(of_seeds) for of_seeds in values]
-                    low, high = ([mean + sign * deviation for mean, deviation in zip(means, deviations, strict=True)] for sign in (-1, 1))
-                    axis.fill_between(epochs, low, high, color=COLOURS[optimizer], alpha=0.25, linewidth=0)
-            points = [(epoch, value) for (known, epoch), of_logs in logs.items() if known == optimizer for value in of_logs]
-            axis.plot(*zip(*points, strict=True), "x", color="black", markersize=4, label="two of DeepOBS's logs")
+                means = [statistics.fmean(values) for values in whole.values()]
+                axis.plot(list(whole), means, line, color=COLOURS[optimizer], label=f"{label} (n={seeds})")
+                if seeds > 2:
+                    halves = [statistics.stdev(values) for values in whole.values()]
+                    low, high = ([mean + sign * half for mean, half in zip(means, halves, strict=True)] for sign in (-1, 1))
+                    axis.fill_between(list(whole), low, high, color=COLOURS[optimizer], alpha=0.25, linewidth=0)
+            known = [(epoch, value) for (other, epoch), values in points.items() if other == optimizer for value in values]
+            axis.plot(*zip(*known, strict=True), "x", color="black", markersize=4, label="logs of DeepOBS")
             end = theirs[optimizer]
             style: Any = {"fmt": "o", "color": "black", "markersize": 3, "capsize": 2}
-            axis.errorbar([LAST + 4], [end.mean], [end.deviation], **style, label=f"DeepOBS at the end (n={end.seeds})")
+            axis.errorbar([end.epoch + 4], [end.mean], [end.deviation], **style, label=f"DeepOBS at the end (n={end.seeds})")
             axis.set(title=name, xlabel="epoch", ylim=(88, 93.2))
             axis.legend(frameon=False, loc="lower right", fontsize=7)
         axes[0].set_ylabel("test accuracy, %")

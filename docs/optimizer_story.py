@@ -3,9 +3,8 @@
     cp -r STUDY/{study.json,study.csv,seeds.csv,portfolio.csv,report} docs/optimizer-study/NAME
     python docs/optimizer_story.py
 
-So does what `benchmarks/deepobs.py` measured.
-
-Nothing that a study measured is typed by hand in the story. Figures that the page does not show are removed, and the others are made smaller.
+What `benchmarks/deepobs.py` measured is put there, too. No table, and no figure but those of the learning rates, is made by hand or by
+the study itself; what the page says about them is. Figures that the page does not show are removed, and the others are made smaller.
 """
 
 from __future__ import annotations
@@ -102,9 +101,37 @@ def section(dataset: str) -> str:
     parts += [summary(list(rows.values()), families)]
     for directory, plan in found:
         for family in plan.families:
+            parts.append(f"![Accuracy with 95 % intervals, {family} on {dataset}](optimizer-study/{accuracy_figure(directory, dataset, family)}.svg)")
             figure = f"optimizer-study/{directory.name}/report/{dataset}-{family}-learning-rate.svg"
             parts.append(f"![Validation accuracy over the learning rate, {family} on {dataset}]({figure})")
     return "\n\n".join(parts)
+
+
+def accuracy_figure(directory: Path, dataset: str, family: str) -> str:
+    """Returns where a family's accuracies are drawn, below the folder of all results, without a suffix."""
+    return f"{directory.name}/report/{dataset}-{family}-accuracy"
+
+
+def draw() -> None:
+    """Draws every family's accuracies from the tables."""
+    from tuning.optimizer_report import draw_accuracies
+
+    deepobs_story.draw(RESULTS / "deepobs")
+    for directory, plan in studies():
+        for dataset in plan.datasets:
+            for family in plan.families:
+                found = [row for row in rows_of(directory) if (row["dataset"], row["family"]) == (dataset, family)]
+                ranked = sorted(found, key=lambda row: -float(row["val_mean"] or 0))
+                rows = [{name: number(text) for name, text in row.items()} for row in ranked]
+                draw_accuracies(rows, RESULTS / accuracy_figure(directory, dataset, family))
+
+
+def number(text: str) -> float | str | None:
+    """Returns what a cell of a table holds: a number, nothing, or text."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
 
 
 def summary(rows: Sequence[Row], families: Sequence[str]) -> str:
@@ -138,5 +165,5 @@ def either(name: str) -> str:
 
 if __name__ == "__main__":
     if "--check" not in sys.argv:
-        deepobs_story.draw(RESULTS / "deepobs")
+        draw()
     sys.exit(main_of(PAGE, either))

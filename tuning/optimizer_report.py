@@ -77,7 +77,7 @@ def _group_sections(plan: Plan, directory: Path, group: Sequence[Measured]) -> l
     sections.append(_figures_table(rows))
     if target is not None:
         sections.append(f"The target of the steps is {percent(target)} validation accuracy.")
-        save_figure(lambda figure: _draw_accuracies(figure, rows), directory / FIGURES / f"{name}-accuracy", (7.5, 1.1 + 0.34 * len(rows)))
+        draw_accuracies(rows, directory / FIGURES / f"{name}-accuracy")
         sections.append(f"![accuracy of {cell.family} on {cell.dataset}]({FIGURES}/{name}-accuracy.svg)")
         save_figure(lambda figure: _draw_sensitivity(figure, group), directory / FIGURES / f"{name}-learning-rate", panels_size(len(group)))
         sections.append(f"![learning rates of {cell.family} on {cell.dataset}]({FIGURES}/{name}-learning-rate.svg)")
@@ -133,6 +133,15 @@ def _shown(row: Mapping[str, Any], name: str, unit: str) -> str:
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def draw_accuracies(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
+    """Draws the test and validation accuracies of optimizers with their intervals, in the order of the rows of `study.csv` given.
+
+    Returns:
+        The SVG and the PNG; `path` is theirs without a suffix.
+    """
+    return save_figure(lambda figure: _draw_accuracies(figure, rows), path, (7.5, 1.1 + 0.34 * len(rows)))
 
 
 def _draw_accuracies(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> None:
