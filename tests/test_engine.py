@@ -117,8 +117,13 @@ def assert_equals_fit(recipe: Recipe, segment: Segment, digits: tuple[zoo.Datase
     assert any(abs(value - before).max() > 10 * tolerance for value, before in zip(trained, start, strict=True))
 
 
-@pytest.mark.parametrize("name", zoo.list_optimizers())
-@pytest.mark.parametrize("which", ["engine", "xla"])
+@pytest.mark.parametrize(
+    ("which", "name"),
+    [
+        *(("engine", name) for name in zoo.list_optimizers()),
+        *(pytest.param("xla", name, marks=() if name in ("sgd", "adam", "muon") else pytest.mark.slow) for name in zoo.list_optimizers()),
+    ],
+)
 def test_every_optimizer_gives_what_fit_gives(which: str, name: str, digits: tuple[zoo.Dataset, zoo.Dataset], request: pytest.FixtureRequest) -> None:
     """On a program that another configuration of the optimizer has made and used."""
     engine: CompiledEngine = request.getfixturevalue(which)
