@@ -22,6 +22,7 @@ from zoo.specs import ModelSpec, WeightsSpec
 if TYPE_CHECKING:
     import keras
 
+pytest.register_assert_rewrite("scripted_search")  # its checks say what they found
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 

@@ -13,10 +13,12 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ import tuning.leases
 import tuning.study
 from tuning.result import SearchResult
 from tuning.segments import OUT_OF_TIME, OnEpoch, Row, Segment, Snapshot
-from tuning.settings import Settings
+from tuning.settings import Settings, read_claim
+from tuning.storage import Record, read_records
 from tuning.study import search
 from tuning.subjects import ZooSubject
 from zoo.specs import Recipe
@@ -188,6 +191,57 @@ def read_log(log: Path, what: str) -> list[list[Any]]:
     """Returns the lines of a log that begin with a word."""
     lines = log.read_text().splitlines() if log.is_file() else []
     return [line for line in map(json.loads, lines) if line[0] == what]
+
+
+def follow(log: Path, what: str, count: int, process: subprocess.Popen[bytes]) -> list[list[Any]]:
+    """Waits until a log has so many lines of a kind."""
+    await_true(lambda: len(read_log(log, what)) >= count, process)
+    return read_log(log, what)
+
+
+def await_true(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Waits until a condition holds, which it must before a search's process ends."""
+    while not condition():
+        try:
+            process.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        raise AssertionError(f"the search ended with status {process.returncode}")
+
+
+def read_trials(directory: Path) -> list[Record]:
+    """Reads what a search's record says of its trials."""
+    found = read_claim(directory)
+    return read_records(found["url"], found["name"])
+
+
+def completed(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if record.state == "completed"]
+
+
+def check_going_on(before: Sequence[Record], found: SearchResult, log: Path) -> None:
+    """Checks that a search went on from the record of one that was killed, and trained nothing again of what had finished there."""
+    finished = completed(before)
+    assert finished
+    for record in before:
+        trial = found.trials[record.number]
+        assert trial.config == record.config
+        assert record.curve.items() <= trial.curve.items()
+    for record in finished:
+        assert (found.trials[record.number].state, found.trials[record.number].curve) == (record.state, record.curve)
+    rates = {trial.recipe.learning_rate for trial in (found.trials[record.number] for record in finished) if trial.recipe}
+    stretches = Counter(tuple(line[2:5]) for line in read_log(log, "trains") if line[2] in rates)
+    assert stretches == Counter((rate, *ends) for rate in rates for ends in ((0, 1), (1, 3), (3, 9)))
+
+
+def same_figures(found: SearchResult, others: SearchResult) -> None:
+    """Checks that two searches tried the same, and that a configuration has the same figures in both, as far as it was trained."""
+    curves = {json.dumps(trial.config): trial.curve for trial in others.trials}
+    assert {json.dumps(trial.config) for trial in found.trials} == set(curves)
+    for trial in found.trials:
+        common = trial.curve.keys() & curves[json.dumps(trial.config)].keys()
+        assert common
+        assert {epoch: trial.curve[epoch] for epoch in common} == {epoch: curves[json.dumps(trial.config)][epoch] for epoch in common}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_search import RECIPE, FatalSubject, fatal, read_log
+from scripted_search import RECIPE, FatalSubject, await_true, check_going_on, completed, fatal, follow, read_log, read_trials, same_figures
 
 import zoo
 from tuning.engine import CompiledEngine
@@ -81,10 +81,7 @@ def test_a_node_is_killed_mid_search(cluster: Any, tmp_path: Path, monkeypatch: 
     assert {stretch: count for stretch, count in Counter(stretches).items() if count > 1} == {(rate, 1, 3): 2}
     assert len({line[1] for line in read_log(log, "trains") if line[2:5] == [rate, 1, 3]} - {dead}) == 1
     whole = fatal(tmp_path / "alone", tmp_path / "log2", monkeypatch.setattr, trials=9, workers=1)
-    same = {json.dumps(trial.config): trial.curve for trial in whole.trials}
-    for trial in found.trials:
-        for epoch, value in trial.curve.items():
-            assert same.get(json.dumps(trial.config), {}).get(epoch, value) == value
+    same_figures(found, whole)
 
 
 def kill_the_node_of_the_hanging(cluster: Any, log: Path) -> None:
@@ -139,20 +136,19 @@ def until(workers: RayWorkers, condition: Callable[[], bool]) -> Outcome | None:
 def test_the_driver_is_killed_and_started_again(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory, log = tmp_path / "search", tmp_path / "search.log"
     script = Path(__file__).with_name("scripted_search.py")
-    options = {"trials": 12, "seconds": 0.05, "engine": "ray", "address": cluster.address}
-    driver = subprocess.Popen([sys.executable, str(script), str(directory), json.dumps(options)])
-    while len(read_log(log, "trains")) < 5:
-        try:
-            driver.wait(0.05)
-        except subprocess.TimeoutExpired:
-            continue
-        raise AssertionError(f"the search ended with status {driver.returncode}")
-    os.kill(driver.pid, signal.SIGKILL)
+    options = {"engine": "ray", "address": cluster.address}
+    driver = subprocess.Popen([sys.executable, str(script), str(directory), json.dumps({"trials": 999, "seconds": 0.05, **options})])
+    follow(log, "trains", 5, driver)
+    await_true(lambda: bool(completed(read_trials(directory))), driver)
+    driver.kill()
     driver.wait()
-    found = fatal(directory, log, monkeypatch.setattr, **options)
-    assert [trial.number for trial in found.trials] == list(range(12))
+    before = read_trials(directory)
+    total = len(before) + 3
+    found = fatal(directory, log, monkeypatch.setattr, trials=total, **options)
+    assert [trial.number for trial in found.trials] == list(range(total))
     assert {trial.state for trial in found.trials} <= {"completed", "pruned"}
-    assert len({json.dumps(trial.config) for trial in found.trials}) == 12
+    assert len({json.dumps(trial.config) for trial in found.trials}) == total
+    check_going_on(before, found, log)
 
 
 @needs_ray
