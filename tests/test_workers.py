@@ -19,7 +19,7 @@ import keras
 import keras_tuner
 import numpy
 import pytest
-from scripted_search import RECIPE, FatalSubject, fatal, read_log
+from scripted_search import RECIPE, FatalSubject, await_true, check_going_on, completed, fatal, follow, read_log, read_trials, same_figures
 
 import zoo
 from tuning.engine import CompiledEngine
@@ -89,10 +89,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_goes_on_from_its_last_rung(tm
     undisturbed = fatal(tmp_path / "undisturbed", tmp_path / "log2", monkeypatch.setattr, trials=9)
     assert len(found.trials) == len(undisturbed.trials) == 9
     assert {trial.state for trial in found.trials} <= {"completed", "pruned"}
-    same = {json.dumps(trial.config): trial.curve for trial in undisturbed.trials}
-    for trial in found.trials:
-        for epoch, value in trial.curve.items():
-            assert same.get(json.dumps(trial.config), {}).get(epoch, value) == value
+    same_figures(found, undisturbed)
 
 
 def test_a_trial_that_kills_three_workers_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,10 +164,11 @@ def test_no_worker_outlives_the_search_and_the_search_goes_on(end: signal.Signal
         pytest.skip("the end of another's process can be awaited on Linux only")
     directory, log = tmp_path / "search", tmp_path / "search.log"
     script = Path(__file__).with_name("scripted_search.py")
-    arguments = json.dumps({"trials": 30, "seconds": 0.05})
+    arguments = json.dumps({"trials": 999, "seconds": 0.05})
     driver = subprocess.Popen([sys.executable, str(script), str(directory), arguments], stderr=subprocess.DEVNULL, start_new_session=True)
     workers = [os.pidfd_open(line[1]) for line in follow(log, "started", 2, driver)]
-    begun = len(follow(log, "trains", 6, driver))
+    follow(log, "trains", 6, driver)
+    await_true(lambda: bool(completed(read_trials(directory))), driver)
     if end == signal.SIGINT:
         os.killpg(driver.pid, end)  # as a terminal does
     else:
@@ -180,24 +178,13 @@ def test_no_worker_outlives_the_search_and_the_search_goes_on(end: signal.Signal
         readable, _, _ = select.select([worker], [], [], 60)
         assert readable, "a worker outlives its search"
         os.close(worker)
-    found = fatal(directory, log, monkeypatch.setattr, trials=30)
-    assert begun >= 6
-    assert [trial.number for trial in found.trials] == list(range(30))
-    assert len({json.dumps(trial.config) for trial in found.trials}) == 30
+    before = read_trials(directory)
+    total = len(before) + 6
+    found = fatal(directory, log, monkeypatch.setattr, trials=total)
+    assert [trial.number for trial in found.trials] == list(range(total))
+    assert len({json.dumps(trial.config) for trial in found.trials}) == total
     assert {trial.state for trial in found.trials} <= {"completed", "pruned"}
-    finished = [line for line in read_log(log, "trains") if line[4] == 9]
-    assert len({line[2] for line in finished}) >= len([trial for trial in found.trials if trial.epochs == 9])
-
-
-def follow(log: Path, what: str, count: int, process: subprocess.Popen[bytes]) -> list[list[Any]]:
-    """Waits until a log has so many lines of a kind."""
-    while len(read_log(log, what)) < count:
-        try:
-            process.wait(0.02)
-        except subprocess.TimeoutExpired:
-            continue
-        raise AssertionError(f"the search ended with status {process.returncode}")
-    return read_log(log, what)
+    check_going_on(before, found, log)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
