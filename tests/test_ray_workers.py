@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from scripted_search import RECIPE, FatalSubject, await_true, check_going_on, co
 import zoo
 from tuning.engine import CompiledEngine
 from tuning.executors import Job, Outcome
-from tuning.ray_workers import RayWorkers, joined
+from tuning.ray_workers import RayWorkers, handed_on, joined
 from tuning.segments import Segment
 from tuning.settings import Settings
 from tuning.study import search
@@ -182,3 +183,10 @@ def test_what_cannot_be_reached_or_started_is_one_line(tmp_path: Path, monkeypat
     with pytest.raises(StudyError, match=r"No Ray cluster could be reached at 127.0.0.1:1 ") as caught:
         RayWorkers(subject, "compiled", 1, "127.0.0.1:1")
     assert "\n" not in str(caught.value)
+
+
+def test_only_workers_on_this_machine_get_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", "here")
+    here = {socket.gethostname()}
+    assert handed_on(None, here)["TFDS_DATA_DIR"] == handed_on("auto", here)["TFDS_DATA_DIR"] == "here"
+    assert handed_on("ray://head:10001", here) == handed_on("head:6379", here) == handed_on(None, here | {"another"}) == {}

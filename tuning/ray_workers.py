@@ -15,7 +15,7 @@ import pickle
 import re
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from zoo.errors import MissingExtraError, StudyError, UsageError
 CONNECT_SECONDS = 10
 LOOK_SECONDS = 5.0  # between two looks at the cluster, and at those that have nothing to do
 HANDED_ON = ("TFDS_DATA_DIR", "ZOO_OFFLINE", "KERAS_BACKEND", "PYTHONPATH")  # variables of the environment, for workers on this machine
+HERE = (None, "auto", "local")  # addresses of a cluster that runs on this machine, or is started on it
 
 
 @dataclass(kw_only=True)
@@ -63,8 +64,9 @@ class RayWorkers(Pool[_Remote]):
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UsageError(f"The hypermodel cannot be sent to other machines ({error}).") from None
         self.own = not self.ray.is_initialized()
+        self.environment: dict[str, str] = {}
         if self.own:
-            self._connect(address)
+            self._connect(address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS") or address)
         self.grows = count is None
         super().__init__(subject, count or self._processors())
         self.looked = time.monotonic()
@@ -72,12 +74,12 @@ class RayWorkers(Pool[_Remote]):
     def _connect(self, address: str | None) -> None:
         if address is not None and (place := re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)/?", address)):
             self._knock(address, place[1], int(place[2]))  # Ray itself waits for minutes, and then ends the process
-        environment = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
         try:
-            self.ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False, logging_level="error")
+            self.ray.init(address=address, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             line = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise StudyError(f"No Ray cluster could be reached at {address or 'this machine'} ({line}).") from None
+        self.environment = handed_on(address, {node["NodeManagerHostname"] for node in self.ray.nodes() if node["Alive"]})
 
     @staticmethod
     def _knock(address: str, host: str, port: int) -> None:
@@ -96,7 +98,8 @@ class RayWorkers(Pool[_Remote]):
         return int(self.ray.cluster_resources().get("CPU", 0))
 
     def _start(self, index: int) -> _Remote:
-        actor = self.ray.remote(num_cpus=1, max_restarts=0)(_Actor).remote(index, self.order)
+        options = {"runtime_env": {"env_vars": self.environment}} if self.environment else {}
+        actor = self.ray.remote(num_cpus=1, max_restarts=0, **options)(_Actor).remote(index, self.order)
         return _Remote(actor=actor, waits=actor.ready.remote())
 
     def submit(self, worker: int, job: Job) -> None:
@@ -196,6 +199,22 @@ class RayWorkers(Pool[_Remote]):
                 self.ray.kill(worker.actor)
         if self.own:
             self.ray.shutdown()
+
+
+def handed_on(address: str | None, hosts: Set[str]) -> dict[str, str]:
+    """Returns the variables of this process's environment that workers get: none on other machines, which have their own.
+
+    Args:
+        address: Of the cluster.
+        hosts: The names of its nodes' machines.
+
+    Example:
+        >>> handed_on("ray://head:10001", {"head"})
+        {}
+    """
+    if address not in HERE or hosts != {socket.gethostname()}:
+        return {}
+    return {name: os.environ[name] for name in HANDED_ON if name in os.environ}
 
 
 def joined(parts: Sequence[Segment]) -> Segment:
