@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 pytest.register_assert_rewrite("scripted_search")  # its checks say what they found
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its handlers end about one in a hundred processes that are forked and become another
 
 # Properties draw the same examples in every run of the suite; `make test-all` draws new ones.
 hypothesis.settings.register_profile("same", derandomize=True)

@@ -128,7 +128,7 @@ class FatalEngine(ScriptedEngine):
         import tensorflow as tf
 
         processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        self.note("started", processors, tf.config.threading.get_intra_op_parallelism_threads())
+        self.note("started", processors, tf.config.threading.get_intra_op_parallelism_threads(), os.environ.get("TFDS_DATA_DIR"))
 
     def note(self, what: str, *more: object) -> None:
         with self.log.open("a") as file:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import free_port
 from scripted_search import RECIPE, FatalSubject, await_true, check_going_on, completed, fatal, follow, read_log, read_trials, same_figures
 
 import zoo
@@ -41,14 +42,18 @@ TINY = Recipe("relu_mlp", "digits", hyperparameters={"units": 8, "depth": 1}, sc
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head without processors, and two nodes with one each."""
+def cluster(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A head without processors, and two nodes with one each; with the parameter `client`, the head has a port for clients."""
     here = Path(__file__).parent
     monkeypatch.setenv("PYTHONPATH", f"{here}{os.pathsep}{here.parent}")
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    monkeypatch.setenv("TFDS_DATA_DIR", "the nodes' own")
+    options = {"num_cpus": 0, "include_dashboard": False}
+    if getattr(request, "param", "") == "client":
+        options["ray_client_server_port"] = free_port()
+    made = Cluster(initialize_head=True, head_node_args=options)
     nodes = [made.add_node(num_cpus=1) for _ in range(2)]
     made.wait_for_nodes()
-    made.two = nodes
+    made.two, made.client = nodes, f"ray://127.0.0.1:{options.get('ray_client_server_port')}"
     yield made
     ray.shutdown()
     made.shutdown()
@@ -153,6 +158,35 @@ def test_the_driver_is_killed_and_started_again(cluster: Any, tmp_path: Path, mo
 
 
 @needs_ray
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Ray leaves the logs of the server for clients open
+@pytest.mark.parametrize("cluster", ["client"], indirect=True)
+def test_a_search_through_a_client(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that dies is replaced, the nodes' environment stays theirs, and a connection that is lost or comes to nothing is one line."""
+    monkeypatch.setenv("TFDS_DATA_DIR", "the search's own")
+    log = tmp_path / "log"
+    found = fatal(tmp_path / "search", log, monkeypatch.setattr, trials=9, workers=None, epoch=2, times=1, engine="ray", address=cluster.client)
+    assert {line[4] for line in read_log(log, "started")} == {"the nodes' own"}
+    ((_, _, rate, _),) = read_log(log, "dies")
+    stretches = Counter(tuple(line[2:5]) for line in read_log(log, "trains"))
+    assert {stretch: count for stretch, count in stretches.items() if count > 1} == {(rate, 1, 3): 2}
+    same_figures(found, fatal(tmp_path / "alone", tmp_path / "log2", monkeypatch.setattr, trials=9, workers=1))
+
+    monkeypatch.setenv("RAY_CLIENT_RECONNECT_GRACE_PERIOD", "0")
+    subject = FatalSubject(Settings(RECIPE, optimizers=("sgd",)), None, log=log)
+    with contextlib.closing(RayWorkers(subject, "compiled", 1, cluster.client)) as workers:
+        (server,) = cluster.head_node.all_processes["ray_client_server"]
+        server.process.kill()
+        with pytest.raises(StudyError, match=r"The connection to the Ray cluster was lost \(.*the same search goes on"):
+            until(workers, lambda: False)
+
+    for name in ("INITIAL_TIMEOUT_SEC", "MAX_TIMEOUT_SEC"):
+        monkeypatch.setattr(f"ray.util.client.worker.{name}", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(StudyError, match="ray client connection timeout"):
+        RayWorkers(subject, "compiled", 1, f"ray://127.0.0.1:{silent.getsockname()[1]}")
+    RayWorkers(subject, "compiled", 1, cluster.address).close()
+
+
+@needs_ray
 @pytest.mark.slow
 def test_results_are_those_of_each_configuration_trained_alone(cluster: Any, tmp_path: Path) -> None:
     options: dict[str, Any] = {"optimizers": ["sgd", "adam"], "study": "optimizers", "trials": 4, "engine": "ray", "address": cluster.address}
@@ -178,11 +212,31 @@ def test_epochs_are_asked_about_one_by_one(cluster: Any, tmp_path: Path, monkeyp
 
 
 @needs_ray
-def test_what_cannot_be_reached_or_started_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = FatalSubject(Settings(RECIPE, optimizers=("sgd",)), None, log=tmp_path / "log")
-    with pytest.raises(StudyError, match=r"No Ray cluster could be reached at 127.0.0.1:1 ") as caught:
-        RayWorkers(subject, "compiled", 1, "127.0.0.1:1")
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("address", "reason"), [("127.0.0.1:1", "Connection refused"), ("ray://localhost:1", "Connection refused"), ("ray://head", "it names no port")]
+)
+def test_what_cannot_be_reached_is_one_line(address: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in (address, None):  # the latter takes the environment's
+        with pytest.raises(StudyError, match=f"No Ray cluster could be reached at {address} .*{reason}") as caught:
+            RayWorkers(None, "compiled", 1, given)
+        assert "\n" not in str(caught.value)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+
+
+@needs_ray
+def test_a_head_that_has_no_process_for_a_client_is_asked_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+
+    def init(address: str, **more: Any) -> None:
+        asked.append(address)
+        raise ConnectionAbortedError("Initialization failure from server:\nTraceback (most recent call last):\n  ...\nRuntimeError: it died.\n")
+
+    monkeypatch.setattr(ray, "init", init)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"ray://127.0.0.1:{head.getsockname()[1]}"
+        with pytest.raises(StudyError, match=rf"No Ray cluster could be reached at {address} \(RuntimeError: it died\)\."):
+            RayWorkers(None, "compiled", 1, address)
+    assert asked == [address] * 2
 
 
 def test_only_workers_on_this_machine_get_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ def test_workers_keep_to_their_share_and_use_no_more_threads(tmp_path: Path, mon
             workers.next_finished(lambda number, row: False, 120)
     finally:
         workers.close()
-    found = [line[2:] for line in read_log(log, "started")]
+    found = [line[2:4] for line in read_log(log, "started")]
     assert [threads for _, threads in found] == [len(share) for share in shares(2)]
     if hasattr(os, "sched_getaffinity"):
         assert sorted(processors for processors, _ in found) == sorted(shares(2))

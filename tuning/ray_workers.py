@@ -14,8 +14,10 @@ import os
 import pickle
 import re
 import socket
+import textwrap
 import time
-from collections.abc import Sequence, Set
+import warnings
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +25,7 @@ from tuning.executors import Job, OnRow, Outcome, Pool, Worker, run_job
 from tuning.segments import PRUNED, Segment
 from zoo.errors import MissingExtraError, StudyError, UsageError
 
-CONNECT_SECONDS = 10
+CONNECT_SECONDS, CONNECT_TRIES = 10, 2
 LOOK_SECONDS = 5.0  # between two looks at the cluster, and at those that have nothing to do
 HANDED_ON = ("TFDS_DATA_DIR", "ZOO_OFFLINE", "KERAS_BACKEND", "PYTHONPATH")  # variables of the environment, for workers on this machine
 HERE = (None, "auto", "local")  # addresses of a cluster that runs on this machine, or is started on it
@@ -60,26 +62,42 @@ class RayWorkers(Pool[_Remote]):
     def __init__(self, subject: Any, kind: str, count: int | None = None, address: str | None = None) -> None:
         self.ray = _ray()
         try:
-            self.order = self.ray.cloudpickle.dumps((subject, kind))  # what a script itself defines goes along
+            order = self.ray.cloudpickle.dumps((subject, kind))  # what a script itself defines goes along
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UsageError(f"The hypermodel cannot be sent to other machines ({error}).") from None
         self.own = not self.ray.is_initialized()
-        self.environment: dict[str, str] = {}
-        if self.own:
-            self._connect(address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS") or address)
         self.grows = count is None
-        super().__init__(subject, count or self._processors())
+        with contextlib.ExitStack() as undoing:
+            if self.own:
+                address = address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS") or address
+                self._connect(address)
+                undoing.callback(self.ray.shutdown)
+            with self._reached():
+                hosts = {node["NodeManagerHostname"] for node in self.ray.nodes() if node["Alive"]}
+                self.environment = handed_on(address, hosts) if self.own else {}
+                self.order = self.ray.put(order)
+                count = count or self._processors()
+            super().__init__(subject, count)
+            undoing.pop_all()
         self.looked = time.monotonic()
 
     def _connect(self, address: str | None) -> None:
-        if address is not None and (place := re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)/?", address)):
-            self._knock(address, place[1], int(place[2]))  # Ray itself waits for minutes, and then ends the process
-        try:
-            self.ray.init(address=address, log_to_driver=False, logging_level="error")
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise StudyError(f"No Ray cluster could be reached at {address or 'this machine'} ({line}).") from None
-        self.environment = handed_on(address, {node["NodeManagerHostname"] for node in self.ray.nodes() if node["Alive"]})
+        """Connects this process to a cluster; what Ray itself takes minutes for, and then ends the process, is asked before."""
+        if address is not None and (place := re.fullmatch(r"(?:ray://)?([^:/]+|\[.+\]):(\d+)/?", address)):
+            self._knock(address, place[1].strip("[]"), int(place[2]))
+        elif address is not None and re.fullmatch(r"ray://[^:/]+/?", address):
+            raise StudyError(f"No Ray cluster could be reached at {address} (it names no port, as ray://head:10001 does).")
+        for text in ("Ray Client connection timed out", "More than 10MB of messages"):  # an error says so; a search is many small messages
+            warnings.filterwarnings("ignore", text, UserWarning)
+        for left in reversed(range(CONNECT_TRIES)):
+            try:
+                self.ray.init(address=address, log_to_driver=False, logging_level="error")
+                break
+            except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+                self.ray.shutdown()  # or else it goes on looking for a client's connection
+                if left and isinstance(error, ConnectionAbortedError):  # the process that a head starts for a client may die as it starts
+                    continue
+                raise StudyError(f"No Ray cluster could be reached at {address or 'this machine'} ({_line(error)}).") from None
 
     @staticmethod
     def _knock(address: str, host: str, port: int) -> None:
@@ -87,6 +105,25 @@ class RayWorkers(Pool[_Remote]):
             socket.create_connection((host, port), CONNECT_SECONDS).close()
         except OSError as error:
             raise StudyError(f"No Ray cluster could be reached at {address} ({error.strerror or error}).") from None
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turns a lost connection of a client, after which Ray by itself would start a cluster, into an error.
+
+        Raises:
+            StudyError: The connection was lost.
+        """
+        import grpc
+
+        try:
+            if not self.ray.is_initialized():
+                raise ConnectionError("it was closed")
+            yield
+        except self.ray.exceptions.RayError:  # of one worker; what a trial raised may be of both kinds
+            raise
+        except (ConnectionError, grpc.RpcError) as error:
+            line = _line(error.details() if isinstance(error, grpc.RpcError) else error)
+            raise StudyError(f"The connection to the Ray cluster was lost ({line}). What was finished is kept; the same search goes on.") from None
 
     def _processors(self) -> int:
         found = self._present()
@@ -99,30 +136,34 @@ class RayWorkers(Pool[_Remote]):
 
     def _start(self, index: int) -> _Remote:
         options = {"runtime_env": {"env_vars": self.environment}} if self.environment else {}
-        actor = self.ray.remote(num_cpus=1, max_restarts=0, **options)(_Actor).remote(index, self.order)
-        return _Remote(actor=actor, waits=actor.ready.remote())
+        with self._reached():
+            actor = self.ray.remote(num_cpus=1, max_restarts=0, **options)(_Actor).remote(index, self.order)
+            return _Remote(actor=actor, waits=actor.ready.remote())
 
     def submit(self, worker: int, job: Job) -> None:
         chosen = self.workers[worker]
         chosen.job, chosen.began, chosen.parts = job, time.monotonic(), []
-        chosen.receipt = chosen.actor.ready.remote()  # an actor does one thing after the other
+        with self._reached():
+            chosen.receipt = chosen.actor.ready.remote()  # an actor does one thing after the other
         self._train(chosen, job)
 
     def _train(self, worker: _Remote, job: Job) -> None:
         """Sends a job on its way; one whose epochs are asked about goes epoch by epoch."""
         if job.asks:
             job = dataclasses.replace(job, until=min(job.until, 1 + (job.snapshot.epoch if job.snapshot else 0)))
-        state = None if job.snapshot is None else self.ray.put(job.snapshot)
-        worker.waits = worker.actor.train.remote(dataclasses.replace(job, snapshot=None), state)
+        with self._reached():
+            state = None if job.snapshot is None else self.ray.put(job.snapshot)
+            worker.waits = worker.actor.train.remote(dataclasses.replace(job, snapshot=None), state)
 
     def next_finished(self, on_row: OnRow, timeout: float | None = None) -> Outcome | None:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             if self._look():
                 return None
-            waiting = {worker.waits: index for index, worker in enumerate(self.workers) if worker.waits is not None}
             left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
-            heard, _ = self.ray.wait(list(waiting), num_returns=1, timeout=min(left, LOOK_SECONDS))
+            with self._reached():
+                waiting = {worker.waits: index for index, worker in enumerate(self.workers) if worker.waits is not None}
+                heard, _ = self.ray.wait(list(waiting), num_returns=1, timeout=min(left, LOOK_SECONDS))
             if not heard:
                 if left <= LOOK_SECONDS or not waiting:
                     return None
@@ -130,7 +171,8 @@ class RayWorkers(Pool[_Remote]):
             index = waiting[heard[0]]
             worker = self.workers[index]
             try:
-                content = self.ray.get(heard[0])
+                with self._reached():
+                    content = self.ray.get(heard[0])
             except self.ray.exceptions.RayError as error:
                 return self._replace(index, self._bury(index, error))
             worker.waits = None
@@ -146,16 +188,19 @@ class RayWorkers(Pool[_Remote]):
 
     def _look(self) -> bool:
         """Asks the idle whether they still live, and starts workers on what has joined the cluster, now and then; returns whether there were any."""
+        import grpc
+
         if time.monotonic() - self.looked < LOOK_SECONDS:
             return False
         self.looked = time.monotonic()
-        for worker in self.workers:
-            if worker.waits is None:
-                worker.waits = worker.actor.ready.remote()
+        with self._reached():
+            for worker in self.workers:
+                if worker.waits is None:
+                    worker.waits = worker.actor.ready.remote()
         if not self.grows:
             return False
         before = self.size
-        with contextlib.suppress(self.ray.exceptions.RayError):  # a cluster that does not answer now will do so at the next look
+        with contextlib.suppress(self.ray.exceptions.RayError, grpc.RpcError):  # a cluster that does not answer now will do so at the next look
             self.size = max(before, self._present())
         self.workers += [self._start(index) for index in range(before, self.size)]
         return self.size > before
@@ -182,21 +227,24 @@ class RayWorkers(Pool[_Remote]):
         worker = self.workers[index]
         if worker.job is not None:
             worker.reached = self._answered(worker.receipt)
-        with contextlib.suppress(self.ray.exceptions.RayError):
-            self.ray.kill(worker.actor)
+        self._kill(worker)
         return f"ended ({next(iter(str(error).strip().splitlines()), type(error).__name__)})"
+
+    def _kill(self, worker: _Remote) -> None:
+        with contextlib.suppress(self.ray.exceptions.RayError, StudyError), self._reached():
+            self.ray.kill(worker.actor)
 
     def _answered(self, call: Any) -> bool:
         try:
-            self.ray.get(call, timeout=1.0)
+            with self._reached():
+                self.ray.get(call, timeout=1.0)
         except self.ray.exceptions.RayError:
             return False
         return True
 
     def close(self) -> None:
         for worker in self.workers:
-            with contextlib.suppress(self.ray.exceptions.RayError):
-                self.ray.kill(worker.actor)
+            self._kill(worker)
         if self.own:
             self.ray.shutdown()
 
@@ -222,6 +270,12 @@ def joined(parts: Sequence[Segment]) -> Segment:
     names = ("build_seconds", "step_seconds", "validation_seconds", "compile_seconds")
     sums = {name: sum(getattr(part, name) for part in parts) for name in names}
     return dataclasses.replace(parts[-1], history=tuple(row for part in parts for row in part.history), **sums)
+
+
+def _line(error: Exception | str | None) -> str:
+    """Returns what an error says as one line: of a traceback that it holds, the last."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return textwrap.shorten(lines[-1] if any(line.startswith("Traceback") for line in lines) else " ".join(lines), 200).rstrip(".")
 
 
 def _ray() -> Any:
