@@ -100,6 +100,7 @@ def kill_the_node_of_the_hanging(cluster: Any, log: Path) -> None:
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_node_joins_and_dies_while_its_workers_start_and_others_die_idle(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gets workers, unless they were counted; the search goes on, the dead are noticed, and no trial is blamed for them."""
     monkeypatch.setattr("tuning.ray_workers.LOOK_SECONDS", 0.5)
