@@ -15,6 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 import tuning
 from tuning.oracles import (
     KERASTUNER,
+    MANY,
     SHOWN,
     STARTUP,
     Memory,
@@ -124,7 +125,7 @@ def test_a_look_can_wait() -> None:
 
 
 def test_of_very_many_trials_a_sampler_for_many_workers_sees_the_best_and_the_latest() -> None:
-    figures = [math.nan if number % 7 == 0 else (number * 37 % 1000) / 1000 for number in range(3 * SHOWN)]
+    figures = [math.nan if number % 10 == 0 else (number * 37 % 1000) / 1000 for number in range(3 * SHOWN)]
     kept = _kept(figures, True)
     assert kept == sorted(set(kept))
     assert SHOWN // 2 < len(kept) <= SHOWN
@@ -132,6 +133,8 @@ def test_of_very_many_trials_a_sampler_for_many_workers_sees_the_best_and_the_la
     known = sorted((figure for figure in figures if math.isfinite(figure)), reverse=True)
     assert sorted((figures[number] for number in kept if math.isfinite(figures[number])), reverse=True)[: SHOWN // 5] == known[: SHOWN // 5]
     assert _kept(figures[:SHOWN], True) == list(range(SHOWN))
+    under_way = [*figures, *[math.nan] * MANY]
+    assert SHOWN // 4 < len(_kept(under_way, True)) <= SHOWN // 2
     worst = min(figure for figure in figures if math.isfinite(figure))
     assert min(figures[number] for number in _kept(figures, False) if math.isfinite(figures[number])) == worst
 

@@ -46,6 +46,7 @@ REPLAYED = ("cmaes", "qmc")  # samplers that go on from their own last proposals
 STARTUP = 10
 STUDY_NAME = "one proposal"  # of a study that lives as long; Optuna would draw one from the system's random numbers, which can be slow
 SHOWN = 300  # trials of a scope, to a sampler for several workers
+MANY = 100  # trials of a scope under way: beyond, half as many are shown, so that workers do not wait for proposals longer than these are worth
 
 
 @dataclass(frozen=True)
@@ -327,11 +328,12 @@ def _sample(
 
 def _kept(figures: Sequence[float], maximize: bool) -> list[int]:
     """Returns the trials that a sampler is shown where many workers wait for it: all, or the best and the latest of very many."""
-    if len(figures) <= SHOWN:
+    shown = SHOWN if sum(map(math.isnan, figures)) <= MANY else SHOWN // 2
+    if len(figures) <= shown:
         return list(range(len(figures)))
     known = [number for number, figure in enumerate(figures) if math.isfinite(figure)]
-    best = heapq.nlargest(SHOWN // 5, known, key=lambda number: figures[number] if maximize else -figures[number])
-    latest = range(len(figures) - SHOWN + len(best), len(figures))
+    best = heapq.nlargest(shown // 5, known, key=lambda number: figures[number] if maximize else -figures[number])
+    latest = range(len(figures) - shown + len(best), len(figures))
     return sorted({*best, *latest})
 
 
