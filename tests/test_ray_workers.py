@@ -41,6 +41,17 @@ needs_ray = pytest.mark.skipif(ray is None, reason="Ray is not installed: pip in
 TINY = Recipe("relu_mlp", "digits", hyperparameters={"units": 8, "depth": 1}, schedule="constant", epochs=3)
 
 
+def start(options: dict[str, Any]) -> Any:
+    made = Cluster(initialize_head=True, head_node_args=options)
+    try:
+        made.two = [made.add_node(num_cpus=1) for _ in range(2)]
+        made.wait_for_nodes()
+    except (OSError, RuntimeError):
+        made.shutdown()
+        raise
+    return made
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A head without processors, and two nodes with one each; with the parameter `client`, the head has a port for clients."""
@@ -50,10 +61,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     options = {"num_cpus": 0, "include_dashboard": False}
     if getattr(request, "param", "") == "client":
         options["ray_client_server_port"] = free_port()
-    made = Cluster(initialize_head=True, head_node_args=options)
-    nodes = [made.add_node(num_cpus=1) for _ in range(2)]
-    made.wait_for_nodes()
-    made.two, made.client = nodes, f"ray://127.0.0.1:{options.get('ray_client_server_port')}"
+    try:
+        made = start(options)
+    except (OSError, RuntimeError):  # Ray's own processes sometimes die as they start
+        made = start(options)
+    made.client = f"ray://127.0.0.1:{options.get('ray_client_server_port')}"
     yield made
     ray.shutdown()
     made.shutdown()
